@@ -1,0 +1,1 @@
+"""Measuring a model: metrics, the evaluation run, and the report page. Nothing here trains."""
