@@ -1,0 +1,148 @@
+"""Facts about this machine, measured or read from /proc. No tuning and no policy: callers decide what to do with them.
+
+Torch is imported inside the functions that need it, so that `doran --help` does not wait for it. Memory is in bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import resource
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def num_threads() -> int:
+    """How many threads torch uses inside one operation."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def set_threads(count: int) -> None:
+    """Use `count` threads inside one operation; results of sums may differ in the last bits between counts."""
+    import torch
+
+    torch.set_num_threads(count)
+    matmul_peak.cache_clear()  # the peak belongs to a thread count
+
+
+def usable_cores() -> int:
+    """Cores this process may run on (its affinity, not what the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Bytes that can still be used without swapping: the least of /proc/meminfo and every cgroup above this process."""
+    limits = [_meminfo("MemAvailable")]
+    for folder in _cgroup_folders():
+        with suppress(OSError, ValueError):
+            limits.append(_cgroup_room(folder))
+    return max(0, min(limits))
+
+
+def total_memory() -> int:
+    """Bytes of memory in this machine."""
+    return _meminfo("MemTotal")
+
+
+def peak_rss() -> int:
+    """The most memory this process has held so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def matmul_peak(dtype: str | torch.dtype = "float32") -> float:
+    """Measured FLOP/s of a square matrix product in `dtype` ("float32" or "bfloat16"), best of about 0.4 seconds.
+
+    Kept for the life of the process. This is the 100% that MFU is a share of.
+    """
+    return _matmul_peak(str(dtype).removeprefix("torch."))
+
+
+@functools.cache
+def _matmul_peak(dtype: str) -> float:
+    import torch
+
+    size = 1024
+    a_NN = torch.ones(size, size).to(getattr(torch, dtype))
+    b_NN = torch.ones(size, size).to(getattr(torch, dtype))
+    best, started = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - started < 0.4:
+        before = time.perf_counter()
+        torch.mm(a_NN, b_NN)
+        best = min(best, time.perf_counter() - before)
+    return 2 * size**3 / best
+
+
+matmul_peak.cache_clear = _matmul_peak.cache_clear  # type: ignore[attr-defined]
+
+
+def machine() -> dict[str, Any]:
+    """What receipts and reports say about the machine: cpu, cores, isa, memory in bytes, versions of Python and torch."""
+    import torch
+
+    return {
+        "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "isa": isa(),
+        "memory": total_memory(),
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+ISA_OF_NOTE = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
+
+
+def isa() -> list[str]:
+    """The vector instruction sets that matter for matrix products, as /proc/cpuinfo spells them."""
+    flags = set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())
+    return [name for name in ISA_OF_NOTE if name in flags]
+
+
+def _meminfo(key: str) -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(key)
+
+
+def _cpuinfo(key: str) -> str | None:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return None
+
+
+def _cgroup_folders() -> list[Path]:
+    """Folders of the memory cgroups this process is in, own one first (v2, or v1's memory controller)."""
+    folders: list[Path] = []
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers == "" or "memory" in controllers.split(","):
+                root = Path("/sys/fs/cgroup") / ("memory" if controllers else "")
+                own = root / name.lstrip("/")
+                folders += [folder for folder in (own, *own.parents) if folder == root or root in folder.parents]
+    return folders
+
+
+def _cgroup_room(folder: Path) -> int:
+    """Limit less use, where file cache that can be dropped does not count as used."""
+    v2 = (folder / "memory.max").exists()
+    limit = (folder / ("memory.max" if v2 else "memory.limit_in_bytes")).read_text().strip()
+    if limit == "max":
+        raise ValueError("no limit")
+    used = int((folder / ("memory.current" if v2 else "memory.usage_in_bytes")).read_text())
+    stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    return int(limit) - used + int(stat.get("inactive_file" if v2 else "total_inactive_file", 0))
