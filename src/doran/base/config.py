@@ -246,7 +246,7 @@ def _list_index(items: list[Any], key: str, path: str) -> int:
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's scalars and no double keys."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict[str, list[Any]]] = {}
+    yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own way to start a loader without its YAML 1.1 rules)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -267,4 +267,4 @@ for _tag, _pattern, _first in [
     ("merge", r"^<<$", ["<"]),
 ]:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))

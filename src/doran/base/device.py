@@ -30,7 +30,7 @@ def set_threads(count: int) -> None:
     import torch
 
     torch.set_num_threads(count)
-    matmul_peak.cache_clear()  # the peak belongs to a thread count
+    _matmul_peak.cache_clear()  # the peak belongs to a thread count
 
 
 def usable_cores() -> int:
@@ -80,9 +80,6 @@ def _matmul_peak(dtype: str) -> float:
     return 2 * size**3 / best
 
 
-matmul_peak.cache_clear = _matmul_peak.cache_clear  # type: ignore[attr-defined]
-
-
 def machine() -> dict[str, Any]:
     """What receipts and reports say about the machine: cpu, cores, isa, memory in bytes, versions of Python and torch."""
     import torch
@@ -99,13 +96,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-ISA_OF_NOTE = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
+_ISA_OF_NOTE = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 
 
 def isa() -> list[str]:
     """The vector instruction sets that matter for matrix products, as /proc/cpuinfo spells them."""
     flags = set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())
-    return [name for name in ISA_OF_NOTE if name in flags]
+    return [name for name in _ISA_OF_NOTE if name in flags]
 
 
 def _meminfo(key: str) -> int:
