@@ -27,10 +27,10 @@ class RowParams:
     any_greedy: bool = True
     any_cuts: bool = True
 
-    def rows(self, n: int) -> RowParams:
-        """The first n rows, as views."""
-        first = (t[:n] for t in (self.temperature_N, self.top_k_N, self.top_p_N, self.min_p_N))
-        return RowParams(*first, any_greedy=self.any_greedy, any_cuts=self.any_cuts)
+    def rows(self, which: slice) -> RowParams:
+        """Some of the rows, as views."""
+        columns = (t[which] for t in (self.temperature_N, self.top_k_N, self.top_p_N, self.min_p_N))
+        return RowParams(*columns, any_greedy=self.any_greedy, any_cuts=self.any_cuts)
 
 
 def sample(logits_NV: Tensor, params: RowParams, uniform_N: Tensor) -> tuple[Tensor, Tensor]:
