@@ -6,7 +6,6 @@ the first that names them. Not here: encoding, templates at work, sentencepiece'
 """
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from doran.base.errors import ArtifactError, ConfigError
+from doran.base.files import read_json, write_atomic, write_json
 
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -53,6 +53,10 @@ def read(folder: str | Path) -> tuple[Backend, Settings]:
         raise ArtifactError(
             f"{folder} holds no tokenizer", hint="it needs tokenizer.json, or vocab.json together with merges.txt"
         )
+    if "ByteLevel" not in str(backend.decoder):
+        raise ConfigError(
+            f"{folder}: this tokenizer is not byte-level BPE", hint="the supported families (DeepSeek, Llama 3, Qwen) all are"
+        )
     _add_declared_tokens(backend, config)
     return backend, _settings(folder, backend, config)
 
@@ -60,7 +64,6 @@ def read(folder: str | Path) -> tuple[Backend, Settings]:
 def write(folder: str | Path, backend: Backend, settings: Settings) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`, which AutoTokenizer reads as they are, template included."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     template = settings.chat_template
     if isinstance(template, dict):
         template = [{"name": name, "template": text} for name, text in template.items()]
@@ -74,23 +77,12 @@ def write(folder: str | Path, backend: Backend, settings: Settings) -> None:
         "clean_up_tokenization_spaces": False, "tokenizer_class": "PreTrainedTokenizerFast",
         **{key: value for key, value in named.items() if value is not None},
     }
-    _write(folder / "tokenizer.json", backend.to_str(pretty=True))
-    _write(folder / "tokenizer_config.json", json.dumps(config, ensure_ascii=False, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    from doran.base.files import write_atomic
-
-    write_atomic(path, text)
+    write_atomic(folder / "tokenizer.json", backend.to_str(pretty=True))
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{path} is not valid JSON: {error}", hint="copy the file again from its source") from None
+    value = read_json(path) if path.exists() else {}
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} does not hold a JSON object", hint="copy the file again from its source")
     return value
