@@ -1,0 +1,1 @@
+"""Model shapes without torch: configuration, presets and counting."""

@@ -1,0 +1,118 @@
+"""The decoder: one definition for training, rollout and serving. Packed tokens, no batch axis; families differ in parts.
+
+T tokens of all sequences in a row, D hidden_size, V vocab_size, N chosen rows. Parameter names are the checkpoint's
+(`model.layers.3.self_attn.o_proj.weight`); routed experts alone are stacked in memory (layers/moe.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from doran.arch.config import ModelConfig
+from doran.layers.attention import Attend
+from doran.layers.moe import MoE, RouterStats
+from doran.layers.norm import RMSNorm
+from doran.layers.rope import Rope, RopeTable
+from doran.models.mtp import MTPBlock
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm attention and feed-forward, each with its residual."""
+
+    def __init__(self, config: ModelConfig, self_attn: nn.Module, mlp: nn.Module) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = self_attn
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = mlp
+
+    def forward(self, h_TD: Tensor, rope: RopeTable, attend: Attend, stats: RouterStats | None = None) -> Tensor:
+        """(T, D) -> (T, D)."""
+        h_TD = h_TD + self.self_attn(self.input_layernorm(h_TD), rope, attend)
+        x_TD = self.post_attention_layernorm(h_TD)
+        return h_TD + (self.mlp(x_TD, stats) if isinstance(self.mlp, MoE) else self.mlp(x_TD))
+
+
+class Trunk(nn.Module):
+    """Embedding, layers, final norm: everything the checkpoint calls `model.`; MTP blocks follow the last layer."""
+
+    def __init__(self, config: ModelConfig, make_layer: Callable[[ModelConfig, int], DecoderLayer]) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        count = config.num_hidden_layers
+        self.layers = nn.ModuleList(make_layer(config, i) for i in range(count))
+        self.layers.extend(
+            MTPBlock(config, make_layer(config, count + i)) for i in range(config.num_nextn_predict_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Decoder(nn.Module):
+    """A language model of any family; `build` (models/families.py) makes one from a config."""
+
+    def __init__(self, config: ModelConfig, make_layer: Callable[[ModelConfig, int], DecoderLayer]) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Trunk(config, make_layer)
+        self.lm_head = (
+            None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
+        self.rope = Rope(config)
+
+    @property
+    def has_mtp(self) -> bool:
+        """Whether there is a module that predicts the token after the next."""
+        return self.config.num_nextn_predict_layers > 0
+
+    def forward(
+        self, tokens_T: Tensor, positions_T: Tensor, attend: Attend, stats: RouterStats | None = None
+    ) -> Tensor:
+        """Hidden states after the final norm, (T, D)."""
+        if stats is not None:
+            stats.begin(getattr(attend, "cu_seqlens", None))
+        rope = self.rope.table(positions_T)
+        h_TD = self.model.embed_tokens(tokens_T)
+        for layer in self.model.layers[: self.config.num_hidden_layers]:
+            h_TD = layer(h_TD, rope, attend, stats)
+        return self.model.norm(h_TD)
+
+    def logits(self, h_ND: Tensor) -> Tensor:
+        """Scores of the next token, (N, V), for the rows the caller chose."""
+        head = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        return F.linear(h_ND, head.weight)
+
+    def mtp(
+        self,
+        h_TD: Tensor,
+        next_tokens_T: Tensor,
+        positions_T: Tensor,
+        attend: Attend,
+        stats: RouterStats | None = None,
+        depth: int = 0,
+    ) -> Tensor:
+        """MTP module `depth` (DeepSeek-V3 s2.2): from the state at t (after the final norm, or after module depth - 1)
+        and token t+1 to a state (T, D) whose `logits` predict t+2."""
+        block = self.model.layers[self.config.num_hidden_layers + depth]
+        embedding_TD = self.model.embed_tokens(next_tokens_T)
+        return block(h_TD, embedding_TD, self.rope.table(positions_T), attend, stats)
+
+
+@torch.no_grad()
+def initialize(model: Decoder, seed: int) -> None:
+    """Normal(0, initializer_range) for matrices and embeddings, ones for norms, zeros for biases; reproducible."""
+    generator = torch.Generator().manual_seed(seed)
+    std = model.config.initializer_range
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif "norm" in name.split(".")[-2]:
+            parameter.fill_(1.0)
+        else:
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+    for name, buffer in model.named_buffers():
+        assert name.endswith("e_score_correction_bias")
+        buffer.zero_()

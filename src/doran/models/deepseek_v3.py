@@ -1,0 +1,16 @@
+"""DeepSeek-V3 and R1: latent attention, experts after the first dense layers."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from doran.arch.config import ModelConfig
+from doran.layers.mla import LatentAttention
+from doran.layers.moe import MoE, SwiGLU
+from doran.models.decoder import DecoderLayer
+
+
+def make_layer(config: ModelConfig, layer: int) -> DecoderLayer:
+    """Layer `layer`; MTP modules take the numbers after the last."""
+    mlp: nn.Module = MoE(config, layer) if config.is_moe(layer) else SwiGLU(config.hidden_size, config.intermediate_size)
+    return DecoderLayer(config, LatentAttention(config, layer), mlp)
