@@ -1,0 +1,78 @@
+"""Compiles the C++ kernels at first use and loads them with ctypes; says so and steps aside where there is no compiler.
+
+Not a build system: two source files, one shared library, kept in the user's cache folder under a name that hashes the sources,
+the flags and the processor, so that a changed source or another machine never meets a stale library.
+`DORAN_NATIVE=0` turns the kernels off; the torch reference (reference.py) then does the same work, slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SOURCES = ("attention.cpp", "pointwise.cpp")
+FLAGS = ("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+
+
+def cache_dir() -> Path:
+    """Folder for compiled kernels: $DORAN_CACHE, else $XDG_CACHE_HOME/doran, else ~/.cache/doran."""
+    if "DORAN_CACHE" in os.environ:
+        return Path(os.environ["DORAN_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "doran"
+
+
+def processor() -> str:
+    """What distinguishes two machines for `-march=native`: the architecture and the instruction-set flags."""
+    flags = ""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        flags = next((line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
+    return platform.machine() + flags
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler: $CXX, else g++, c++ or clang++ on the PATH; None where there is none."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++", "clang++"]
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The loaded kernels, or None where they are turned off or cannot be built (said once, on stderr)."""
+    if os.environ.get("DORAN_NATIVE", "1") == "0":
+        return None
+    try:
+        return ctypes.CDLL(str(build()))
+    except (OSError, RuntimeError) as error:
+        print(f"doran: native kernels not available ({error}); torch runs instead, several times slower", file=sys.stderr)
+        return None
+
+
+def build() -> Path:
+    """Compile unless the cache has it; returns the library's path. Raises RuntimeError with the compiler's first complaint."""
+    text = b"".join((HERE / name).read_bytes() for name in (*SOURCES, "common.h"))
+    key = hashlib.sha256(text + " ".join(FLAGS).encode() + processor().encode()).hexdigest()[:16]
+    target = cache_dir() / f"kernels-{key}.so"
+    if target.exists():
+        return target
+    compiler = find_compiler()
+    if compiler is None:
+        raise RuntimeError("no C++ compiler found; install g++ or set CXX")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        beside = Path(folder) / target.name
+        command = [compiler, *FLAGS, "-shared", *(str(HERE / name) for name in SOURCES), "-o", str(beside)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+        os.replace(beside, target)
+    return target
