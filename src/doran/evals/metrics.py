@@ -22,6 +22,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from doran.base.rng import numpy_rng
+
 LEVEL = 0.95
 
 
@@ -120,7 +122,7 @@ def bootstrap(
     """Percentile bootstrap over questions, seeded: draw Q questions with replacement, `rounds` times."""
     if not len(values_Q):
         return NOTHING
-    array_Q, rng = np.asarray(values_Q, dtype=np.float64), np.random.default_rng(seed)
+    array_Q, rng = np.asarray(values_Q, dtype=np.float64), numpy_rng("bootstrap", seed)
     draws = [statistic(array_Q[rng.integers(0, len(array_Q), len(array_Q))]) for _ in range(rounds)]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(statistic(array_Q), float(low), float(high), level)
