@@ -1,0 +1,75 @@
+"""Opening a model folder for a verb: weights, tokenizer and the ids that end a reply. Training verbs use models and text directly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from doran.base.device import available_memory
+from doran.base.errors import ArtifactError, OutOfMemory, UsageError, suggest
+from doran.base.files import read_json
+from doran.cli.options import DTYPES
+
+if TYPE_CHECKING:
+    from doran.models.decoder import Decoder
+    from doran.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model ready to use. `tokenizer` is None only where the folder holds none and the verb can do without."""
+
+    model: Decoder
+    tokenizer: Tokenizer | None
+    stop_ids: tuple[int, ...]
+
+
+def model_folder(path: Path) -> Path:
+    """The model folder that `path` means: itself, or its `model/` (a stage of a run). ArtifactError when there is neither."""
+    for folder in (path, path / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    if not path.exists():
+        raise ArtifactError(f"{path}: no such folder", hint="give a folder with config.json and *.safetensors")
+    raise ArtifactError(f"{path}: not a model folder, it has no config.json", hint="give a folder with config.json and *.safetensors")
+
+
+def open_model(path: Path, dtype: str = "float32", need_tokenizer: bool = True) -> Opened:
+    """Load the folder at `path`. Errors: UsageError (dtype), ArtifactError (files), OutOfMemory before loading starts."""
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype: unknown type {dtype!r}", hint=suggest(dtype, DTYPES))
+    folder = model_folder(path)
+    check_memory(folder, dtype)
+    import torch
+
+    from doran.models.weights import load_model
+    from doran.text.tokenizer import Tokenizer
+
+    has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))
+    tokenizer = Tokenizer.load(folder) if need_tokenizer or has_tokenizer else None
+    model = load_model(folder, dtype=getattr(torch, dtype))
+    return Opened(model, tokenizer, tokenizer.stop_ids if tokenizer else declared_stop_ids(folder))
+
+
+def check_memory(folder: Path, dtype: str) -> None:
+    """Refuse weights that cannot fit, before the machine starts to swap. Sizes in files are a fair guess of sizes in memory."""
+    on_disk = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    stored = str(read_json(folder / "config.json").get("torch_dtype") or read_json(folder / "config.json").get("dtype"))
+    needed = on_disk * (2 if dtype == "float32" and "16" in stored else 1)
+    free = available_memory()
+    if needed > free:
+        raise OutOfMemory(
+            f"{folder}: the weights need about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free",
+            hint="use --dtype bfloat16, a smaller model, or close other programs",
+        )
+
+
+def declared_stop_ids(folder: Path) -> tuple[int, ...]:
+    """End-of-text ids of a folder without tokenizer: generation_config.json's, else config.json's, else none."""
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file():
+            ids = read_json(folder / name).get("eos_token_id")
+            if ids is not None:
+                return tuple(ids) if isinstance(ids, list) else (ids,)
+    return ()

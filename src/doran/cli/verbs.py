@@ -1,0 +1,59 @@
+"""The table of verbs: what `doran --help` lists and where each verb lives. Data only; importing it costs nothing.
+
+To add a verb: write `cli/NAME.py` with a typed `main(...)` whose docstring is the help text (typer reads both), and add a row.
+`main` prints data on stdout and all else on stderr, raises DoranError for the user's mistakes, and returns an exit code or None.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """One row of the help page; the module is `doran.cli.NAME`."""
+
+    name: str
+    group: str
+    summary: str
+
+
+VERBS = (
+    Verb("doctor", "Start here", "check this machine: memory, disk, speed, what is missing"),
+    Verb("run", "Start here", "train a reasoning model from nothing, as a recipe says"),
+    Verb("chat", "Use a model", "talk with a model in the terminal, its thoughts dimmed"),
+    Verb("generate", "Use a model", "continue one prompt; --json for scripts"),
+    Verb("eval", "Use a model", "measure a model on a task, with confidence intervals"),
+    Verb("sft", "Train a model you have", "supervised fine-tuning on prompts and answers"),
+    Verb("rl", "Train a model you have", "reinforcement learning (GRPO) on a task with a checkable answer"),
+    Verb("distill", "Train a model you have", "teach a small model with a large one's checked answers"),
+)
+NAMES = tuple(verb.name for verb in VERBS)
+
+
+def help_page() -> str:
+    """The text of `doran --help`."""
+    lines = [
+        "Usage: doran VERB [OPTIONS]",
+        "",
+        "doran builds, trains, measures and serves small reasoning models, DeepSeek-R1's",
+        "way, on the computer you have. It needs no GPU and no network.",
+    ]
+    group = None
+    for verb in VERBS:
+        if verb.group != group:
+            group = verb.group
+            lines += ["", f"{group}:"]
+        lines.append(f"  {verb.name:<10} {verb.summary}")
+    lines += [
+        "",
+        "doran VERB --help explains a verb and its options.   doran --version",
+        "",
+        "A first session:",
+        "  doran doctor",
+        "  doran run recipes/tiny-r1.yaml        # about half an hour on 2 cores",
+        "  doran chat --model runs/latest",
+        "",
+        "Exit codes: 0 ok, 1 failed, 2 wrong usage or settings, 3 a check failed,",
+        "4 out of memory, 5 budget reached, 130 interrupted.",
+    ]
+    return "\n".join(lines)
