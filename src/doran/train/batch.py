@@ -1,0 +1,54 @@
+"""Samples with a loss mask made into packs. Pretraining streams come from `data.packing`; this is for SFT and GRPO.
+
+T tokens of a pack, one document a sample. A sample of n ids gives n - 1 positions: the last id is only a target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from doran.train.losses import IGNORE
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A pack: documents end to end and their borders."""
+
+    tokens_T: Tensor
+    positions_T: Tensor
+    targets_T: Tensor
+    cu_seqlens: Tensor
+
+
+def pack(samples: Sequence[tuple[Sequence[int], Sequence[bool]]], device: torch.device | str = "cpu") -> Batch:
+    """One pack from (ids, loss_mask) samples, each with two ids or more; target i is ids[i+1], or IGNORE unless loss_mask[i+1]."""
+    tokens, targets, positions, borders = [], [], [], [0]
+    for ids, mask in samples:
+        tokens += ids[:-1]
+        targets += [t if m else IGNORE for t, m in zip(ids[1:], mask[1:], strict=True)]
+        positions += range(len(ids) - 1)
+        borders.append(len(tokens))
+    as_tensor = lambda values: torch.tensor(values, dtype=torch.long, device=device)  # noqa: E731
+    return Batch(as_tensor(tokens), as_tensor(positions), as_tensor(targets), as_tensor(borders).int())
+
+
+def by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices in micro-batches of at most `budget` tokens (a longer sample goes alone), longest first.
+
+    Longest first means the first micro-batch needs the most memory: a run that will not fit fails at once. Neighbours in
+    length also share attention buckets.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    groups: list[list[int]] = []
+    room = 0
+    for i in order:
+        if not groups or lengths[i] > room:
+            groups.append([])
+            room = budget
+        groups[-1].append(i)
+        room -= lengths[i]
+    return groups

@@ -1,0 +1,150 @@
+"""Pretraining on packed documents: next token, the MTP module's next-but-one token, expert balance (DeepSeek-V3 s2).
+
+`lm_step` is a plain function of (model, optimizer, batches, settings, lr_factor), to profile or compile on its own.
+
+T tokens of a pack, D hidden_size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from doran.arch.count import flops_per_token
+from doran.base.device import matmul_peak
+from doran.base.errors import DataError
+from doran.base.runlog import Progress
+from doran.layers.attention import PackedAttend
+from doran.layers.moe import RouterStats, update_router_bias
+from doran.train.loop import Loop, LoopSettings, Metrics, StepFn
+from doran.train.losses import IGNORE, linear_cross_entropy, mtp_targets
+from doran.train.optim import Optimizer, build_optimizer
+
+
+class Pack(Protocol):
+    """What a step reads of a batch: documents end to end, `cu_seqlens` their borders (int32, D+1), targets IGNORE = no loss."""
+
+    tokens_T: Tensor
+    positions_T: Tensor
+    targets_T: Tensor
+    cu_seqlens: Tensor
+
+
+class LmSettings(LoopSettings):
+    """Settings of next-token training, shared by pretraining and SFT."""
+
+    mtp_lambda: float = Field(0.3, ge=0, description="weight of the MTP loss (V3: 0.3, later 0.1); 0 leaves the module untrained")
+    router_bias_gamma: float = Field(1e-3, ge=0, description="step of the aux-loss-free balance bias (V3 s2.1.2)")
+    balance_alpha: float = Field(1e-4, ge=0, description="weight of the sequence-wise balance loss (V3 eq 17)")
+    z_loss: float = Field(0.0, ge=0, description="weight of logsumexp^2, keeps logits small")
+
+
+class PretrainSettings(LmSettings):
+    """`doran pretrain`: how long, how large a batch, how fast."""
+
+    steps: int = Field(1000, ge=1, description="optimizer updates")
+    tokens_per_batch: int = Field(8192, ge=1, description="packed tokens a micro-batch")
+    accumulate: int = Field(1, ge=1, description="micro-batches an update")
+
+
+def run_pretrain(
+    model: nn.Module,
+    batches: Callable[[int], Iterator[Pack]],
+    settings: PretrainSettings,
+    out_dir: Path,
+    progress: Progress | None = None,
+    add_files: Callable[[Path], None] | None = None,
+) -> Path:
+    """Train `model` in place and return out_dir/model. `batches(n)` yields the run's micro-batches from number n on, always the same."""
+    loop = Loop(model, build_optimizer(model, settings), settings, Path(out_dir), settings.steps, progress,
+                shown=("loss", "mtp_loss", "tokens_per_second", "mfu"), add_files=add_files)
+
+    def start(first: int) -> StepFn:
+        stream = batches(first * settings.accumulate)
+        return lm_step_fn(loop, lambda step: [_next(stream, step) for _ in range(settings.accumulate)])
+
+    return loop.run(start)
+
+
+def lm_step_fn(loop: Loop, take: Callable[[int], Sequence[Pack]]) -> StepFn:
+    """A loop step that trains on the packs `take(step)`."""
+    settings = loop.settings
+    assert isinstance(settings, LmSettings)
+    peak = matmul_peak("bfloat16" if settings.bf16 else "float32")
+
+    def step_fn(step: int) -> Metrics:
+        packs = take(step)
+        began = time.perf_counter()
+        metrics = lm_step(loop.model, loop.optimizer, packs, settings, loop.lr_factor(step))
+        flops = 3 * flops_per_token(loop.model.config, mean_context(packs)) * metrics["tokens"]  # backward costs two forwards
+        return metrics | {"mfu": flops / peak / (time.perf_counter() - began)}
+
+    return step_fn
+
+
+def lm_step(model: nn.Module, optimizer: Optimizer, packs: Sequence[Pack], settings: LmSettings, lr_factor: float) -> Metrics:
+    """One update on `packs`, whose losses share one mean over all their target tokens."""
+    total = sum(int((p.targets_T != IGNORE).sum()) for p in packs)
+    metrics: Metrics = {"tokens": sum(p.tokens_T.numel() for p in packs), "loss_tokens": total}
+    stats = RouterStats()  # loads add up over the packs; balance losses are each pack's own
+    for pack in packs:
+        with torch.autocast(pack.tokens_T.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
+            objective, parts = lm_loss(model, pack, stats, settings, total, len(packs))
+        objective.backward()
+        for name, value in parts.items():
+            metrics[name] = metrics.get(name, 0.0) + value.detach()
+    metrics["grad_norm"] = optimizer.step(lr_factor)
+    if stats.loads:
+        metrics["max_violation"] = max_violation(stats)
+        if settings.router_bias_gamma:
+            update_router_bias(model, stats, settings.router_bias_gamma)
+    return metrics
+
+
+def lm_loss(
+    model: nn.Module, pack: Pack, stats: RouterStats, settings: LmSettings, total: int, num_packs: int
+) -> tuple[Tensor, Metrics]:
+    """(what to minimise, {loss, mtp_loss, balance_loss}) of one pack; `total` is the target tokens of all `num_packs` packs."""
+    attend = PackedAttend(pack.cu_seqlens)
+    h_TD = model(pack.tokens_T, pack.positions_T, attend, stats)
+    objective, seen = linear_cross_entropy(h_TD, head_weight(model), pack.targets_T, denominator=total, z_loss=settings.z_loss)
+    parts: Metrics = {"loss": seen["nll"] / max(total, 1)}
+    if settings.mtp_lambda and model.has_mtp:
+        next_tokens_T, mtp_targets_T = mtp_targets(pack.tokens_T, pack.targets_T, pack.cu_seqlens)
+        h_TD = model.mtp(h_TD, next_tokens_T, pack.positions_T, attend, stats)
+        mtp, _ = linear_cross_entropy(h_TD, head_weight(model), mtp_targets_T, denominator=total)
+        parts["mtp_loss"] = mtp
+        objective = objective + settings.mtp_lambda * mtp
+    if settings.balance_alpha and stats.balance_losses:
+        parts["balance_loss"] = stats.balance_loss / num_packs
+        objective = objective + settings.balance_alpha * parts["balance_loss"]
+    return objective, parts
+
+
+def head_weight(model: nn.Module) -> Tensor:
+    """The (V, D) matrix behind `model.logits`, the embedding where the two are tied."""
+    return model.model.embed_tokens.weight if model.config.tie_word_embeddings else model.lm_head.weight
+
+
+def max_violation(stats: RouterStats) -> Tensor:
+    """Load of the busiest expert over the mean load, minus 1, worst layer (MaxVio of 2408.15664); 0 is perfect balance."""
+    return torch.stack([counts_E.max() / counts_E.float().mean() - 1 for counts_E in stats.loads.values()]).max()
+
+
+def mean_context(packs: Sequence[Pack]) -> int:
+    """Mean tokens a query attends to, for counting FLOPs: half its document and itself, weighted by length."""
+    lengths = torch.cat([p.cu_seqlens.diff() for p in packs]).double()
+    return round(float((lengths * (lengths + 1) / 2).sum() / lengths.sum()))
+
+
+def _next(stream: Iterator[Pack], step: int) -> Pack:
+    try:
+        return next(stream)
+    except StopIteration:
+        raise DataError(f"the data ran out in step {step + 1}", hint="lower steps or give more data") from None

@@ -1,0 +1,207 @@
+"""The policy update of one rollout: packs by tokens, logprobs, the GRPO loss, one or several optimizer steps.
+
+N completion tokens of a pack, in the order of its samples. Plain functions, to profile or compile on their own.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from doran.layers.attention import PackedAttend
+from doran.layers.moe import RouterStats, update_router_bias
+from doran.train.batch import Batch, by_tokens, pack
+from doran.train.loop import Metrics
+from doran.train.losses import IGNORE, aggregation_weights, k3, linear_cross_entropy, mtp_targets, policy_loss, token_logprobs
+from doran.train.losses.policy import Aggregation
+from doran.train.optim import Optimizer
+from doran.train.pretrain import head_weight, max_violation
+from doran.train.rollout import Sample
+
+
+class UpdateSettings(Protocol):
+    """The part of the GRPO settings read here."""
+
+    bf16: bool
+    temperature: float
+    max_new_tokens: int
+    tokens_per_micro_batch: int
+    minibatches: int
+    update_epochs: int
+    aggregation: Aggregation
+    clip_low: float
+    clip_high: float
+    ratio: Literal["token", "sequence"]
+    beta: float
+    unbiased_kl: bool
+    importance_cap: float | None
+    mask_truncated: bool
+    mtp_lambda: float
+    router_bias_gamma: float
+    balance_alpha: float
+
+
+@dataclass
+class MicroBatch:
+    """Some samples packed, and what the loss needs of each completion token."""
+
+    batch: Batch
+    rollout_logprobs_N: Tensor
+    advantages_N: Tensor
+    weights_N: Tensor
+    sequence_N: Tensor
+    old_logprobs_N: Tensor | None = None
+    ref_logprobs_N: Tensor | None = None
+
+
+def update_policy(
+    model: nn.Module, optimizer: Optimizer, samples: Sequence[Sample], s: UpdateSettings, lr_factor: float, reference: nn.Module | None = None
+) -> Metrics:
+    """Train on `samples` (whole groups). Metrics are token-weighted means; without a sample that counts there is no update."""
+    samples = [x for x in samples if not (s.mask_truncated and x.truncated)]
+    plan = [micro_batches(chunk, s, next(model.parameters()).device) for chunk in split_groups(samples, s.minibatches)]
+    micros = [micro for minibatch in plan for micro in minibatch]
+    if not micros:
+        return {"loss": 0.0, "grad_norm": 0.0, "updates": 0}
+    for micro in micros:
+        if len(plan) * s.update_epochs > 1:
+            micro.old_logprobs_N = frozen_logprobs(model, micro.batch, s)
+        if reference is not None:
+            micro.ref_logprobs_N = frozen_logprobs(reference, micro.batch, s)
+    means = _Means()
+    for epoch in range(s.update_epochs):
+        for number, minibatch in enumerate(plan):
+            stats = RouterStats()
+            for micro in minibatch:
+                accumulate(model, micro, s, stats, len(minibatch), means, first=epoch == 0 and number == 0)
+            means.add({"grad_norm": optimizer.step(lr_factor)}, 1)
+            if stats.loads:
+                means.add({"max_violation": max_violation(stats)}, 1)
+                if s.router_bias_gamma:
+                    update_router_bias(model, stats, s.router_bias_gamma)
+    updates = len(plan) * s.update_epochs
+    return means.result(updates) | {"updates": updates}
+
+
+def accumulate(
+    model: nn.Module, micro: MicroBatch, s: UpdateSettings, stats: RouterStats, num_micros: int, means: _Means, first: bool
+) -> None:
+    """Add one micro-batch's gradient to the parameters, and what is worth knowing to `means`."""
+    attend = PackedAttend(micro.batch.cu_seqlens)
+    with torch.autocast(micro.batch.tokens_T.device.type, dtype=torch.bfloat16, enabled=s.bf16):
+        h_TD, logprobs_N, entropy_N = completion_logprobs(model, micro.batch, s.temperature, attend, stats)
+        old_N = logprobs_N.detach() if micro.old_logprobs_N is None else micro.old_logprobs_N
+        importance_N = None if s.importance_cap is None else (old_N - micro.rollout_logprobs_N).exp().clamp(max=s.importance_cap)
+        loss, seen = policy_loss(
+            logprobs_N, old_N, micro.advantages_N, micro.weights_N, micro.sequence_N,
+            clip_low=s.clip_low, clip_high=s.clip_high, ratio=s.ratio, beta=s.beta, ref_logprobs_N=micro.ref_logprobs_N,
+            unbiased_kl=s.unbiased_kl, importance_N=importance_N,
+        )  # fmt: skip
+        objective = loss
+        if s.balance_alpha and stats.balance_losses:
+            objective = objective + s.balance_alpha / num_micros * stats.balance_loss
+        mtp = mtp_loss(model, micro.batch, h_TD, attend, num_micros) if s.mtp_lambda and model.has_mtp else None
+    objective.backward()
+    if mtp is not None:
+        backward_into_mtp(model, s.mtp_lambda * mtp)
+        means.add({"mtp_loss": mtp.detach() * num_micros}, 1)
+    tokens = logprobs_N.numel()
+    means.loss += loss.detach()
+    means.add({**seen, "entropy": entropy_N.mean()}, tokens)
+    if first:  # later updates move the policy away from the rollout on purpose
+        means.gap(micro.rollout_logprobs_N, old_N)
+
+
+def completion_logprobs(
+    model: nn.Module, batch: Batch, temperature: float, attend: PackedAttend, stats: RouterStats | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(h_TD, logprobs_N, entropy_N) of the pack's target tokens at the sampling temperature."""
+    h_TD = model(batch.tokens_T, batch.positions_T, attend, stats)
+    rows_N = (batch.targets_T != IGNORE).nonzero().squeeze(1)
+    logprobs_N, entropy_N = token_logprobs(
+        h_TD.index_select(0, rows_N), head_weight(model), batch.targets_T[rows_N], temperature=temperature or 1.0
+    )
+    return h_TD, logprobs_N, entropy_N
+
+
+@torch.no_grad()
+def frozen_logprobs(model: nn.Module, batch: Batch, s: UpdateSettings) -> Tensor:
+    """Logprobs as data: of the policy before the update, or of the reference."""
+    with torch.autocast(batch.tokens_T.device.type, dtype=torch.bfloat16, enabled=s.bf16):
+        return completion_logprobs(model, batch, s.temperature, PackedAttend(batch.cu_seqlens))[1]
+
+
+def mtp_loss(model: nn.Module, batch: Batch, h_TD: Tensor, attend: PackedAttend, num_micros: int) -> Tensor:
+    """How well the MTP module drafts this policy's own completions; the main model is not to learn from it."""
+    next_tokens_T, targets_T = mtp_targets(batch.tokens_T, batch.targets_T, batch.cu_seqlens)
+    h_TD = model.mtp(h_TD.detach(), next_tokens_T, batch.positions_T, attend)
+    return linear_cross_entropy(h_TD, head_weight(model), targets_T)[0] / num_micros
+
+
+def backward_into_mtp(model: nn.Module, loss: Tensor) -> None:
+    """Gradients for the MTP module alone: embedding and head are shared with the policy and must not move by imitation."""
+    prefix = f"model.layers.{model.config.num_hidden_layers}."
+    own = [p for name, p in model.named_parameters() if name.startswith(prefix)]
+    for p, grad in zip(own, torch.autograd.grad(loss, own, allow_unused=True)):
+        if grad is not None:
+            p.grad = grad if p.grad is None else p.grad + grad
+
+
+def split_groups(samples: Sequence[Sample], minibatches: int) -> list[list[Sample]]:
+    """`minibatches` parts of nearly as many groups each, groups kept whole; fewer parts if there are fewer groups."""
+    groups: dict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[sample.group].append(sample)
+    whole = list(groups.values())
+    parts = min(minibatches, len(whole))
+    return [[x for group in whole[i * len(whole) // parts : (i + 1) * len(whole) // parts] for x in group] for i in range(parts)]
+
+
+def micro_batches(samples: list[Sample], s: UpdateSettings, device: torch.device | str = "cpu") -> list[MicroBatch]:
+    """The samples of one optimizer step in packs of at most `tokens_per_micro_batch`; weights refer to the whole step."""
+    lengths_S = torch.tensor([x.length for x in samples])
+    weights_S = aggregation_weights(lengths_S, s.aggregation, max_length=s.max_new_tokens)
+    totals = [len(x.prompt_ids) + x.length - 1 for x in samples]
+    return [_micro_batch([samples[i] for i in ids], weights_S[ids], device) for ids in by_tokens(totals, s.tokens_per_micro_batch)]
+
+
+def _micro_batch(samples: list[Sample], weights_S: Tensor, device: torch.device | str) -> MicroBatch:
+    lengths_S = torch.tensor([x.length for x in samples], device=device)
+    per_token = lambda values_S: values_S.to(device).repeat_interleave(lengths_S)  # noqa: E731
+    masked = [([*x.prompt_ids, *x.completion.token_ids], [False] * len(x.prompt_ids) + [True] * x.length) for x in samples]
+    return MicroBatch(
+        batch=pack(masked, device),
+        rollout_logprobs_N=torch.tensor([p for x in samples for p in x.completion.logprobs], device=device),
+        advantages_N=per_token(torch.tensor([x.advantage for x in samples])),
+        weights_N=per_token(weights_S),
+        sequence_N=per_token(torch.arange(len(samples))),
+    )
+
+
+class _Means:
+    """Weighted means and sums under the names of the log."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor | float] = defaultdict(float)
+        self.weights: dict[str, float] = defaultdict(float)
+        self.loss: Tensor | float = 0.0
+        self.gap_max: Tensor | float = 0.0
+
+    def add(self, values: Metrics, weight: float) -> None:
+        for name, value in values.items():
+            self.sums[name] += value * weight
+            self.weights[name] += weight
+
+    def gap(self, rollout_N: Tensor, trainer_N: Tensor) -> None:
+        difference_N = (trainer_N - rollout_N).abs()
+        self.gap_max = torch.maximum(torch.as_tensor(self.gap_max), difference_N.max())
+        self.add({"gap/mean": difference_N.mean(), "gap/kl": k3(rollout_N, trainer_N).mean()}, rollout_N.numel())
+
+    def result(self, updates: int) -> Metrics:
+        means = {name: total / self.weights[name] for name, total in self.sums.items()}
+        return means | {"loss": self.loss / updates, "gap/max": self.gap_max}
