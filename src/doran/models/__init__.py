@@ -6,5 +6,6 @@
 from doran.layers.moe import RouterStats, update_router_bias
 from doran.models.decoder import Decoder
 from doran.models.families import build, empty
+from doran.models.weights import load_model, save_model
 
-__all__ = ["Decoder", "RouterStats", "build", "empty", "update_router_bias"]
+__all__ = ["Decoder", "RouterStats", "build", "empty", "load_model", "save_model", "update_router_bias"]
