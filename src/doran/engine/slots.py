@@ -23,24 +23,23 @@ from doran.engine.scheduler import Move
 class Slots:
     """Columns for `num_slots` requests. `tokens_S[s]` is the last token of slot s, not yet in the cache."""
 
-    def __init__(self, requests: Sequence[Request], num_slots: int, device: torch.device) -> None:
+    def __init__(self, requests: Sequence[Request], num_slots: int) -> None:
         """`requests`: all that will ever run here; they decide the widths and which work every step can skip."""
         params = [r.params for r in requests]
         width, num_stops = max(p.max_new_tokens for p in params), max(len(p.stop_token_ids) for p in params)
-        self.device = device
-        self.tokens_S = torch.zeros(num_slots, dtype=torch.long, device=device)
-        self.lengths_S = torch.zeros(num_slots, dtype=torch.long, device=device)  # cached positions
-        self.steps_S = torch.zeros(num_slots, dtype=torch.long, device=device)  # new tokens so far
-        self.budget_S = torch.zeros(num_slots, dtype=torch.long, device=device)
-        self.stops_SK = torch.full((num_slots, num_stops), -1, device=device)
-        self.uniforms_SW = torch.zeros(num_slots, width, dtype=torch.float64, device=device)
-        self.new_tokens_SW = torch.zeros(num_slots, width, dtype=torch.long, device=device)
-        self.new_logprobs_SW = torch.zeros(num_slots, width, device=device)
+        self.tokens_S = torch.zeros(num_slots, dtype=torch.long)
+        self.lengths_S = torch.zeros(num_slots, dtype=torch.long)  # cached positions
+        self.steps_S = torch.zeros(num_slots, dtype=torch.long)  # new tokens so far
+        self.budget_S = torch.zeros(num_slots, dtype=torch.long)
+        self.stops_SK = torch.full((num_slots, num_stops), -1)
+        self.uniforms_SW = torch.zeros(num_slots, width, dtype=torch.float64)
+        self.new_tokens_SW = torch.zeros(num_slots, width, dtype=torch.long)
+        self.new_logprobs_SW = torch.zeros(num_slots, width)
         self.params = RowParams(
-            torch.zeros(num_slots, device=device),
-            torch.zeros(num_slots, dtype=torch.long, device=device),
-            torch.zeros(num_slots, device=device),
-            torch.zeros(num_slots, device=device),
+            torch.zeros(num_slots),
+            torch.zeros(num_slots, dtype=torch.long),
+            torch.zeros(num_slots),
+            torch.zeros(num_slots),
             any_greedy=any(p.temperature == 0 for p in params),
             any_cuts=any(p.cuts for p in params),
         )
@@ -94,8 +93,8 @@ class Slots:
         """Copy whole rows, as the scheduler's `finish` asks."""
         if not moves:
             return
-        src = torch.tensor([m.src for m in moves], device=self.device)
-        dst = torch.tensor([m.dst for m in moves], device=self.device)
+        src = torch.tensor([m.src for m in moves])
+        dst = torch.tensor([m.dst for m in moves])
         for column in self._columns():
             column[dst] = column[src]
 

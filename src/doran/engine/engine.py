@@ -1,0 +1,206 @@
+"""The engine's face: generate, stream, stats. Checks what users pass in, then lets scheduler, runner and slots do the work.
+
+All state of a call (queues, cache, slots) lives in that call's `_Call` and dies with it, so a call that raises, or a stream
+that is closed half-way, leaves nothing behind, and two streams may be open at once.
+
+Determinism: a completion depends on its prompt, its params and its number j, not on its neighbours, up to rounding: matrix
+products of different batch shapes may differ in the last bits, so a draw that falls within that distance of a CDF edge
+(about 1e-6 of draws in float32, 1e-2 in bfloat16) can still come out differently. The same call repeated on the same
+machine with the same number of threads is bit-exact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from doran.base.device import available_memory
+from doran.base.errors import UsageError
+from doran.engine.request import Completion, Request, SamplingParams, token_ids
+from doran.engine.runner import Runner
+from doran.engine.scheduler import Group, Scheduler
+from doran.engine.slots import Slots
+from doran.models.decoder import Decoder
+
+OnFinish = Callable[[int, Completion], None]
+
+
+@dataclass
+class EngineStats:
+    """Totals since the engine was made or `reset`. Seconds are wall clock, sampling included."""
+
+    prefill_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_tokens: int = 0  # one per running request and decode step
+    decode_seconds: float = 0.0
+    decode_steps: int = 0
+
+    def reset(self) -> None:
+        self.__init__()  # type: ignore[misc]
+
+
+class Engine:
+    """Batched sampling on a model whose weights it shares with whoever else holds it: a training step in between is seen.
+
+    max_batch       most requests decoded together
+    cache_dtype     of the cached keys and values (or latents); None: the compute dtype
+    compute_dtype   None: the model's own, and no copy; else each call works on a copy of the weights in this dtype
+    cache_bytes     memory for the cache; None: half of what is free when a call starts. Requests wait until theirs fits
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        max_batch: int = 256,
+        cache_dtype: torch.dtype | None = None,
+        compute_dtype: torch.dtype | None = None,
+        cache_bytes: int | None = None,
+    ) -> None:
+        if max_batch < 1:
+            raise UsageError(f"max_batch is {max_batch}", hint="use 1 or more")
+        self.model = model
+        self.max_batch = max_batch
+        self.cache_dtype = cache_dtype
+        self.compute_dtype = compute_dtype
+        self.cache_bytes = cache_bytes
+        self.stats = EngineStats()
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams | Sequence[SamplingParams],
+        n: int = 1,
+        on_finish: OnFinish | None = None,
+    ) -> list[list[Completion]]:
+        """n completions of each prompt: result[i][j]. `params`: one for all prompts, or one each.
+
+        `on_finish(i * n + j, completion)` is called as soon as completion j of prompt i ends, while others still run.
+        Errors: UsageError (empty or too long prompt, id outside the vocabulary), OutOfMemory (one request alone exceeds
+        cache_bytes), NumericsError (NaN logits).
+        """
+        requests = self._requests(prompts, params, n)
+        if not requests:
+            return [[] for _ in prompts]
+        done: dict[int, Completion] = {}
+        call = _Call(self, requests)
+        while call.busy:
+            for request, completion in call.step():
+                done[request.index] = completion
+                if on_finish:
+                    on_finish(request.index, completion)
+        return [[done[i * n + j] for j in range(n)] for i in range(len(prompts))]
+
+    def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Iterator[tuple[int, float]]:
+        """(token id, logprob) as they are sampled; the same ones as generate([prompt_ids], params)[0][0].
+
+        Wrong input raises here, not at the first token. Close the iterator to stop early.
+        """
+        return self._stream(self._requests([prompt_ids], params, 1))
+
+    def _stream(self, requests: list[Request]) -> Iterator[tuple[int, float]]:
+        call, seen = _Call(self, requests), 0
+        while call.busy:
+            finished = call.step()
+            if finished:
+                completion = finished[0][1]
+                yield from zip(completion.token_ids[seen:], completion.logprobs[seen:], strict=True)
+            else:
+                yield call.slots.latest(0)
+                seen += 1
+
+    def _requests(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams], n: int
+    ) -> list[Request]:
+        if n < 1:
+            raise UsageError(f"n is {n}", hint="use 1 or more completions per prompt")
+        per_prompt = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        if len(per_prompt) != len(prompts):
+            raise UsageError(f"{len(prompts)} prompts but {len(per_prompt)} params", hint="give one for all or one each")
+        requests = []
+        for i, (prompt, p) in enumerate(zip(prompts, per_prompt, strict=True)):
+            ids = self._checked(f"prompt {i}", prompt)
+            room = self.model.config.max_position_embeddings - len(ids) + 1  # the last new token takes no position
+            p = replace(p, max_new_tokens=room) if p.max_new_tokens > room else p
+            requests += [Request(i * n + j, j, ids, p) for j in range(n)]
+        return requests
+
+    def _checked(self, name: str, prompt: Sequence[int]) -> tuple[int, ...]:
+        config = self.model.config
+        ids = token_ids(name, prompt)
+        if not ids:
+            raise UsageError(f"{name} is empty", hint="start it with at least one token, e.g. the tokenizer's bos_id")
+        if max(ids) >= config.vocab_size:
+            raise UsageError(
+                f"{name} has token id {max(ids)}, the model's vocabulary ends at {config.vocab_size - 1}",
+                hint="encode it with the tokenizer in the model's folder",
+            )
+        if len(ids) > config.max_position_embeddings:
+            raise UsageError(
+                f"{name} has {len(ids)} tokens, the model takes {config.max_position_embeddings} (max_position_embeddings)",
+                hint="shorten the prompt",
+            )
+        return ids
+
+
+class _Call:
+    """One call's life: admit and prefill when there is room, else decode one token of everybody, then clear out."""
+
+    def __init__(self, engine: Engine, requests: list[Request]) -> None:
+        self.stats = engine.stats
+        budget = engine.cache_bytes if engine.cache_bytes is not None else available_memory() // 2
+        self.runner = Runner(engine.model, engine.cache_dtype, engine.compute_dtype, budget)
+        self.scheduler = Scheduler(requests, engine.max_batch, self.runner.fits)
+        self.slots = Slots(requests, min(engine.max_batch, len(requests)))
+
+    @property
+    def busy(self) -> bool:
+        return self.scheduler.busy
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[Request, Completion]]:
+        """One prefill of newly admitted requests, or one decode step; who ended by it."""
+        started, first = time.perf_counter(), len(self.scheduler.running)
+        groups = self.scheduler.admit()
+        if groups:
+            finished = self._clear(self._prefill(first, groups))
+            self.stats.prefill_seconds += time.perf_counter() - started
+        else:
+            finished = self._clear(self._decode(first))
+            self.stats.decode_seconds += time.perf_counter() - started
+        return finished
+
+    def _prefill(self, first: int, groups: list[Group]) -> list[int]:
+        prompts = [g.prompt_ids for g in groups]
+        cached = int(self.slots.lengths_S[:first].max()) if first else 0
+        self._reserve(first, max(cached, *map(len, prompts)))
+        logits_NV = self.runner.prefill(prompts, [len(g.requests) for g in groups], first)
+        self.slots.place(first, self.scheduler.running[first:])
+        self.stats.prefill_tokens += sum(map(len, prompts))
+        return self.slots.advance(first, logits_NV)
+
+    def _decode(self, count: int) -> list[int]:
+        lengths_N = self.slots.lengths_S[:count]
+        self._reserve(count, int(lengths_N.max()) + 1)
+        logits_NV = self.runner.decode(self.slots.tokens_S[:count], lengths_N)
+        lengths_N += 1
+        self.stats.decode_tokens += count
+        self.stats.decode_steps += 1
+        return self.slots.advance(0, logits_NV)
+
+    def _reserve(self, live: int, length: int) -> None:
+        """Make sure that every running slot has `length` positions; the first `live` have something in them."""
+        running, cache = self.scheduler.running, self.runner.cache
+        if len(running) > cache.num_slots or length > cache.capacity:
+            self.runner.resize(len(running), live, length, max(r.max_length for r in running))
+
+    def _clear(self, ended: list[int]) -> list[tuple[Request, Completion]]:
+        """Collect what has ended and close the gaps."""
+        finished = [(self.scheduler.running[s], self.slots.completion(s)) for s in ended]
+        moves = self.scheduler.finish(ended)
+        self.slots.apply(moves)
+        for move in moves:
+            self.runner.cache.move(move.src, move.dst)
+        return finished
