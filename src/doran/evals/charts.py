@@ -2,7 +2,7 @@
 
 Colours come from the page's CSS variables (style.py), so one drawing serves light and dark. Every line has a legend
 entry with its last value, every point a <title> that browsers show on hover, every chart a name for screen readers.
-NaN and infinite points break a line instead of bending it; a chart without points says so.
+NaN, infinite and absurd (beyond 1e30) points break a line instead of bending it; a chart without points says so.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Axes:
 def line_chart(title: str, series: Sequence[Series], axes: Axes | None = None) -> str:
     """A <figure> with title, legend and drawing."""
     axes = axes or Axes()
-    clean = [Series(s.name, _thin([p for p in s.points if math.isfinite(p[0])])) for s in series]
+    clean = [Series(s.name, _thin([(x, _drawable(y)) for x, y in s.points if math.isfinite(x)])) for s in series]
     finite = [p for s in clean for p in s.points if math.isfinite(p[1])]
     frame = _Frame.around(finite, axes)
     lines = "".join(_line(s, i % COLOURS, frame, axes) for i, s in enumerate(clean)) if finite else _empty()
@@ -100,8 +100,9 @@ class _Frame:
         xs = [x for x, _ in points] or [0.0, 1.0]
         ys = [y for _, y in points] + [v for v in (axes.low, axes.high) if v is not None] or [0.0, 1.0]
         low, high = min(ys), max(ys)
-        if low == high:  # one level: put it in the middle
-            low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+        size = max(abs(low), abs(high), 1e-9)
+        if high - low < 1e-6 * size:  # one level: put it in the middle
+            low, high = low - size / 2, high + size / 2
         x_low, x_high = min(xs), max(xs)
         return cls(x_low, x_high if x_high > x_low else x_low + 1, ticks(low, high))
 
@@ -114,6 +115,10 @@ class _Frame:
 
 
 # ---- points ----------------------------------------------------------------------------------------------------
+
+
+def _drawable(y: float) -> float:
+    return y if abs(y) < 1e30 else math.nan
 
 
 def _thin(points: Sequence[Point], most: int = MAX_DRAWN) -> list[Point]:
