@@ -89,7 +89,7 @@ def build(cls: type[Model], values: Mapping[str, Any], where: str = "recipe.yaml
         problems = error.errors(include_url=False)
         problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")  # a misspelt key often explains the rest
         message, hint = _explain(cls, values, problems[0])
-        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ConfigError(f"{where}: {message}{more}", hint=hint) from None
 
 
@@ -158,7 +158,8 @@ def _nearest_key(cls: type[StrictModel], loc: tuple[Key, ...], keys: list[Key]) 
     word = str(loc[-1])
     if near := nearest(word, names):
         return f"did you mean {prefix}{near}?"
-    elsewhere = [path for path in _all_paths(cls) if path.split(".")[-1] == word]
+    here_too = ".".join(str(key) for key in keys if isinstance(key, str))  # a sibling in a list of unlike items has it
+    elsewhere = [path for path in _all_paths(cls) if path.split(".")[-1] == word and path != here_too]
     if elsewhere:
         return f"did you mean {elsewhere[0]}?"
     return f"valid keys here: {', '.join(names)}"

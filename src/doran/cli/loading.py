@@ -26,13 +26,15 @@ class Opened:
 
 
 def model_folder(path: Path) -> Path:
-    """The model folder that `path` means: itself, or its `model/` (a stage of a run). ArtifactError when there is neither."""
+    """The model folder that `path` means: itself, or its `model/` (a run or one of its stages). ArtifactError otherwise."""
     for folder in (path, path / "model"):
         if (folder / "config.json").is_file():
             return folder
     if not path.exists():
         raise ArtifactError(f"{path}: no such folder", hint="give a folder with config.json and *.safetensors")
-    raise ArtifactError(f"{path}: not a model folder, it has no config.json", hint="give a folder with config.json and *.safetensors")
+    stages = sorted(str(found.parent) for found in path.glob("stages/*/model/config.json"))
+    hint = f"choose one of: {', '.join(stages)}" if stages else "give a folder with config.json and *.safetensors"
+    raise ArtifactError(f"{path}: not a model folder, it has no config.json", hint=hint)
 
 
 def open_model(path: Path, dtype: str = "float32", need_tokenizer: bool = True) -> Opened:
