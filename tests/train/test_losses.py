@@ -96,7 +96,9 @@ def test_mtp_targets_stay_inside_their_document() -> None:
     assert targets.tolist() == [11, 12, 13, 21, 22]
 
 
-@pytest.mark.parametrize(("length", "penalty"), [(100, 0.0), (16_384, 0.0), (18_432, -0.5), (20_480, -1.0), (30_000, -1.0)])
+@pytest.mark.parametrize(
+    ("length", "penalty"), [(100, 0.0), (16_384, 0.0), (18_432, -0.5), (20_480, -1.0), (30_000, -1.0)]
+)
 def test_overlong_penalty_has_dapos_values(length: int, penalty: float) -> None:
     assert overlong_penalty(length, max_length=20_480, cache=4_096) == penalty
 
@@ -157,7 +159,9 @@ def test_gspo_ratio_is_the_geometric_mean() -> None:
     old = torch.zeros(100)
     logprobs = torch.linspace(-0.1, 0.11, 100)
     logprobs = logprobs * (0.5 / logprobs.sum())
-    _, metrics = policy_loss(logprobs, old, torch.ones(100), torch.ones(100), torch.zeros(100, dtype=torch.long), ratio="sequence")
+    _, metrics = policy_loss(
+        logprobs, old, torch.ones(100), torch.ones(100), torch.zeros(100, dtype=torch.long), ratio="sequence"
+    )
     assert metrics["ratio"].item() == pytest.approx(1.005013, abs=1e-6)
 
 
@@ -173,6 +177,8 @@ def test_kl_term_and_its_unbiased_form() -> None:
 
 def test_a_wild_ratio_stays_finite() -> None:
     logprobs = torch.tensor([0.0, -500.0], requires_grad=True)
-    loss, _ = policy_loss(logprobs, torch.tensor([-500.0, 0.0]), torch.tensor([-1.0, 1.0]), torch.ones(2), torch.arange(2))
+    loss, _ = policy_loss(
+        logprobs, torch.tensor([-500.0, 0.0]), torch.tensor([-1.0, 1.0]), torch.ones(2), torch.arange(2)
+    )
     loss.backward()
     assert loss.isfinite() and logprobs.grad.isfinite().all()

@@ -61,8 +61,10 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
         _fsync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
-        raise DoranError(f"cannot write the checkpoint of step {step} in {folder}: {error}",
-                         hint="free some disk space and run the same command again; earlier checkpoints are untouched") from error
+        raise DoranError(
+            f"cannot write the checkpoint of step {step} in {folder}: {error}",
+            hint="free some disk space and run the same command again; earlier checkpoints are untouched",
+        ) from error
     for old in steps(folder)[:-keep]:
         shutil.rmtree(folder / f"step_{old:08d}", ignore_errors=True)
     return final

@@ -59,29 +59,47 @@ class GrpoSettings(LoopSettings):
     group_size: int = Field(16, ge=2, description="completions of each prompt (R1: 16)")
     max_new_tokens: int = Field(256, ge=1, description="longest completion, stop token included")
     temperature: float = Field(1.0, gt=0, description="sampling temperature; logprobs are taken at the same one")
-    top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; below 1 the logprobs no longer describe the sampler")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="nucleus sampling; below 1 the logprobs no longer describe the sampler"
+    )
     max_batch: int = Field(256, ge=1, description="completions decoded together")
     rollout_bf16: bool = Field(False, description="sample with a bfloat16 copy of the weights: faster, larger gap/*")
     # rewards and advantages
     scale_rewards: Scale = Field("group", description="divide by the std of the group, of the batch, or none (Dr.GRPO)")
-    drop_zero_variance: bool = Field(True, description="leave groups with one and the same reward out of the update (DAPO)")
-    max_refills: int = Field(0, ge=0, description="how often to draw new prompts for dropped groups (DAPO dynamic sampling)")
-    overlong_cache: int = Field(0, ge=0, description="tokens before max_new_tokens over which a penalty fades in to -1 (DAPO); 0: none")
-    mask_truncated: bool = Field(False, description="completions cut at max_new_tokens count in the group but not in the loss")
+    drop_zero_variance: bool = Field(
+        True, description="leave groups with one and the same reward out of the update (DAPO)"
+    )
+    max_refills: int = Field(
+        0, ge=0, description="how often to draw new prompts for dropped groups (DAPO dynamic sampling)"
+    )
+    overlong_cache: int = Field(
+        0, ge=0, description="tokens before max_new_tokens over which a penalty fades in to -1 (DAPO); 0: none"
+    )
+    mask_truncated: bool = Field(
+        False, description="completions cut at max_new_tokens count in the group but not in the loss"
+    )
     # objective
     aggregation: Aggregation = Field("token", description="sequence (GRPO), token (DAPO) or constant (Dr.GRPO)")
     clip_low: float = Field(0.2, ge=0, description="ratio is clipped below 1 - clip_low")
     clip_high: float = Field(0.28, ge=0, description="ratio is clipped above 1 + clip_high")
-    ratio: Literal["token", "sequence"] = Field("token", description="importance ratio per token, or per sequence (GSPO)")
+    ratio: Literal["token", "sequence"] = Field(
+        "token", description="importance ratio per token, or per sequence (GSPO)"
+    )
     beta: float = Field(0.0, ge=0, description="weight of the k3 KL to the reference; 0 keeps no reference")
     unbiased_kl: bool = Field(False, description="multiply the KL by the ratio (DeepSeek-V3.2)")
-    reference_refresh_steps: int | None = Field(None, ge=1, description="make the policy the reference every so many steps (R1: 400)")
-    importance_cap: float | None = Field(None, gt=0, description="truncated importance weights for the rollout/trainer gap (TIS), e.g. 2")
+    reference_refresh_steps: int | None = Field(
+        None, ge=1, description="make the policy the reference every so many steps (R1: 400)"
+    )
+    importance_cap: float | None = Field(
+        None, gt=0, description="truncated importance weights for the rollout/trainer gap (TIS), e.g. 2"
+    )
     # update
     minibatches: int = Field(1, ge=1, description="optimizer steps a rollout is split into")
     update_epochs: int = Field(1, ge=1, description="passes over a rollout")
     tokens_per_micro_batch: int = Field(16384, ge=1, description="packed tokens in memory at once")
-    mtp_lambda: float = Field(0.0, ge=0, description="train the MTP module (alone) on the policy's completions; 0 freezes it")
+    mtp_lambda: float = Field(
+        0.0, ge=0, description="train the MTP module (alone) on the policy's completions; 0 freezes it"
+    )
     router_bias_gamma: float = Field(0.0, ge=0, description="step of the router bias; 0 freezes it")
     balance_alpha: float = Field(0.0, ge=0, description="weight of the sequence-wise balance loss")
     # run
@@ -102,10 +120,21 @@ def run_grpo(
     """Train `model` in place and return out_dir/model. `draw(rng, n)` gives n items; the engine samples from these very weights."""
     out_dir = Path(out_dir)
     reference = copy.deepcopy(model).requires_grad_(False) if settings.beta else None
-    loop = Loop(model, build_optimizer(model, settings), settings, out_dir, settings.steps, progress,
-                shown=("reward", "completions/mean_length", "entropy", "tokens_per_second"), add_files=add_files,
-                memory={"num_tokens": 0, "stop_streak": 0}, companions={"reference": reference} if reference is not None else {})
-    engine = Engine(model, max_batch=settings.max_batch, compute_dtype=torch.bfloat16 if settings.rollout_bf16 else None)
+    loop = Loop(
+        model,
+        build_optimizer(model, settings),
+        settings,
+        out_dir,
+        settings.steps,
+        progress,
+        shown=("reward", "completions/mean_length", "entropy", "tokens_per_second"),
+        add_files=add_files,
+        memory={"num_tokens": 0, "stop_streak": 0},
+        companions={"reference": reference} if reference is not None else {},
+    )
+    engine = Engine(
+        model, max_batch=settings.max_batch, compute_dtype=torch.bfloat16 if settings.rollout_bf16 else None
+    )
     samples_file = out_dir / "samples.jsonl"
 
     def start(first: int) -> StepFn:
@@ -117,12 +146,24 @@ def run_grpo(
 
 
 def grpo_step(
-    loop: Loop, engine: Engine, dialect: Dialect, draw: Draw, rewards: Sequence[Reward], reference: nn.Module | None, samples_file: Path, step: int
+    loop: Loop,
+    engine: Engine,
+    dialect: Dialect,
+    draw: Draw,
+    rewards: Sequence[Reward],
+    reference: nn.Module | None,
+    samples_file: Path,
+    step: int,
 ) -> Metrics:
     """Rollout, update, and the row for the log."""
     settings = loop.settings
     assert isinstance(settings, GrpoSettings)
-    if reference is not None and settings.reference_refresh_steps and step and step % settings.reference_refresh_steps == 0:
+    if (
+        reference is not None
+        and settings.reference_refresh_steps
+        and step
+        and step % settings.reference_refresh_steps == 0
+    ):
         load_module_tensors(reference, module_tensors(loop.model))
     rollout = roll_out(engine, dialect, draw, rewards, settings, step)
     began = time.perf_counter()
@@ -164,7 +205,11 @@ def rollout_metrics(rollout: Rollout) -> Metrics:
 
 def policy_metrics(update: Metrics) -> Metrics:
     """The update's metrics under TRL's names. A step without an update (no group had variance) has zeros."""
-    names = {"clip_low": "clip_ratio/low_mean", "clip_high": "clip_ratio/high_mean", "clip_region": "clip_ratio/region_mean"}
+    names = {
+        "clip_low": "clip_ratio/low_mean",
+        "clip_high": "clip_ratio/high_mean",
+        "clip_region": "clip_ratio/region_mean",
+    }
     always = ("kl", "entropy", "loss", "grad_norm", *names.values(), "gap/mean", "gap/max", "gap/kl")
     return dict.fromkeys(always, 0.0) | {names.get(name, name): value for name, value in update.items()}
 

@@ -42,7 +42,9 @@ class LoopSettings(OptimSettings):
     seed: int = Field(0, ge=0, description="names every random stream of the run")
     schedule: ScheduleName = Field("wsd", description="wsd, cosine or constant")
     warmup_steps: int = Field(20, ge=0, description="linear warm-up from 0")
-    decay_fraction: float = Field(0.3, gt=0, le=1, description="wsd: last part of the steps, spent falling to min_lr_factor")
+    decay_fraction: float = Field(
+        0.3, gt=0, le=1, description="wsd: last part of the steps, spent falling to min_lr_factor"
+    )
     min_lr_factor: float = Field(0.0, ge=0, le=1, description="share of the peak rate at the end of the decay")
     bf16: bool = Field(True, description="matmuls in bfloat16 (autocast); weights, gradients and optimizer stay fp32")
     checkpoint_every_steps: int | None = Field(None, ge=1, description="checkpoint after this many steps")
@@ -87,8 +89,14 @@ class Loop:
     def lr_factor(self, step: int) -> float:
         """Factor on the peak learning rates in `step`."""
         s = self.settings
-        return lr_factor(step, self.total_steps, schedule=s.schedule, warmup_steps=s.warmup_steps,
-                         decay_fraction=s.decay_fraction, min_factor=s.min_lr_factor)
+        return lr_factor(
+            step,
+            self.total_steps,
+            schedule=s.schedule,
+            warmup_steps=s.warmup_steps,
+            decay_fraction=s.decay_fraction,
+            min_factor=s.min_lr_factor,
+        )
 
     def _steps(self, first: int, step_fn: StepFn, writer: MetricsWriter, interrupted: Callable[[], bool]) -> None:
         saved_at = time.perf_counter()
@@ -108,7 +116,9 @@ class Loop:
                 self._save(done)
                 saved_at = time.perf_counter()
             if stopped and not last:
-                raise Interrupted(f"stopped after step {done} of {self.total_steps}", hint="run the same command to continue")
+                raise Interrupted(
+                    f"stopped after step {done} of {self.total_steps}", hint="run the same command to continue"
+                )
             if last:
                 return
 
@@ -180,8 +190,10 @@ def load_module_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> Non
     own = module_tensors(module)
     wrong = sorted(own.keys() ^ tensors.keys()) or [n for n, t in own.items() if t.shape != tensors[n].shape]
     if wrong:
-        raise ArtifactError(f"the checkpoint is of another model: '{wrong[0]}' differs",
-                            hint="use another output folder, or delete its checkpoints to start again")
+        raise ArtifactError(
+            f"the checkpoint is of another model: '{wrong[0]}' differs",
+            hint="use another output folder, or delete its checkpoints to start again",
+        )
     for name, t in own.items():
         t.copy_(tensors[name])
 
@@ -191,8 +203,10 @@ def require_finite(metrics: Metrics, step: int, settings: LoopSettings) -> None:
     for name in ("loss", "grad_norm"):
         if name in metrics and not math.isfinite(value := float(metrics[name])):
             mend = f"lower lr (now {settings.lr:g}) or grad_clip" + (", or set bf16=false" if settings.bf16 else "")
-            raise NumericsError(f"{name} is {value} in step {step + 1}",
-                                hint=f"{mend}; no model was written, and the last checkpoint is from before this step")
+            raise NumericsError(
+                f"{name} is {value} in step {step + 1}",
+                hint=f"{mend}; no model was written, and the last checkpoint is from before this step",
+            )
 
 
 @contextmanager
@@ -221,5 +235,7 @@ def _same_settings(then: Mapping[str, Any], now: Mapping[str, Any], out_dir: Pat
     changed = [k for k in sorted(then.keys() | now.keys()) if k not in CADENCE and then.get(k) != now.get(k)]
     if changed:
         k = changed[0]
-        raise ConfigError(f"{k}: {out_dir} was started with {then.get(k)!r}, now it is {now.get(k)!r}",
-                          hint="use the old value, another output folder, or delete the folder's checkpoints to start again")
+        raise ConfigError(
+            f"{k}: {out_dir} was started with {then.get(k)!r}, now it is {now.get(k)!r}",
+            hint="use the old value, another output folder, or delete the folder's checkpoints to start again",
+        )

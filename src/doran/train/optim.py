@@ -25,7 +25,9 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class OptimSettings(StrictModel):
     """What every trainer may say about its optimizer."""
 
-    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: Muon for hidden matrices, AdamW for the rest")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: Muon for hidden matrices, AdamW for the rest"
+    )
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     muon_lr: float | None = Field(None, gt=0, description="Muon's own peak rate; default: lr")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW first moment")
@@ -75,8 +77,11 @@ class Muon(torch.optim.Optimizer):
         matrices = [n if n.ndim == 3 else n[None] for n in nesterov]
         updates = orthogonalise(torch.cat(matrices)).split([m.shape[0] for m in matrices])
         torch._foreach_mul_(params, 1.0 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(params, [u.view_as(p) if u.is_contiguous() else u.reshape(p.shape) for u, p in zip(updates, params)],
-                            alpha=-group["lr"] * scale)
+        torch._foreach_add_(
+            params,
+            [u.view_as(p) if u.is_contiguous() else u.reshape(p.shape) for u, p in zip(updates, params)],
+            alpha=-group["lr"] * scale,
+        )
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
@@ -126,8 +131,10 @@ class Optimizer:
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             if name not in self.named:
-                raise ArtifactError(f"the checkpoint has optimizer state for '{name}', which this model does not have",
-                                    hint="continue with the model that wrote it")
+                raise ArtifactError(
+                    f"the checkpoint has optimizer state for '{name}', which this model does not have",
+                    hint="continue with the model that wrote it",
+                )
             p = self.named[name]
             owner[p].state[p][kind] = value.clone()
 
@@ -147,7 +154,9 @@ def build_optimizer(model: nn.Module, settings: OptimSettings) -> Optimizer:
     groups = [group for group in groups if group["params"]]
     if groups:
         parts.append(
-            torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True)
+            torch.optim.AdamW(
+                groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True
+            )
         )
     if muon:
         parts.append(Muon(muon, settings.muon_lr or settings.lr, settings.muon_momentum, settings.weight_decay))

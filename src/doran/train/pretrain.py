@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from doran.arch.config import ModelConfig
 from doran.arch.count import flops_per_token
 from doran.base.device import matmul_peak
 from doran.base.errors import DataError
@@ -39,7 +41,9 @@ class Pack(Protocol):
 class LmSettings(LoopSettings):
     """Settings of next-token training, shared by pretraining and SFT."""
 
-    mtp_lambda: float = Field(0.3, ge=0, description="weight of the MTP loss (V3: 0.3, later 0.1); 0 leaves the module untrained")
+    mtp_lambda: float = Field(
+        0.3, ge=0, description="weight of the MTP loss (V3: 0.3, later 0.1); 0 leaves the module untrained"
+    )
     router_bias_gamma: float = Field(1e-3, ge=0, description="step of the aux-loss-free balance bias (V3 s2.1.2)")
     balance_alpha: float = Field(1e-4, ge=0, description="weight of the sequence-wise balance loss (V3 eq 17)")
     z_loss: float = Field(0.0, ge=0, description="weight of logsumexp^2, keeps logits small")
@@ -62,8 +66,16 @@ def run_pretrain(
     add_files: Callable[[Path], None] | None = None,
 ) -> Path:
     """Train `model` in place and return out_dir/model. `batches(n)` yields the run's micro-batches from number n on, always the same."""
-    loop = Loop(model, build_optimizer(model, settings), settings, Path(out_dir), settings.steps, progress,
-                shown=("loss", "mtp_loss", "tokens_per_second", "mfu"), add_files=add_files)
+    loop = Loop(
+        model,
+        build_optimizer(model, settings),
+        settings,
+        Path(out_dir),
+        settings.steps,
+        progress,
+        shown=("loss", "mtp_loss", "tokens_per_second", "mfu"),
+        add_files=add_files,
+    )
 
     def start(first: int) -> StepFn:
         stream = batches(first * settings.accumulate)
@@ -77,18 +89,35 @@ def lm_step_fn(loop: Loop, take: Callable[[int], Sequence[Pack]]) -> StepFn:
     settings = loop.settings
     assert isinstance(settings, LmSettings)
     peak = matmul_peak("bfloat16" if settings.bf16 else "float32")
+    flops = training_flops(loop.model.config, with_mtp=loop.model.has_mtp and settings.mtp_lambda > 0)
 
     def step_fn(step: int) -> Metrics:
         packs = take(step)
         began = time.perf_counter()
         metrics = lm_step(loop.model, loop.optimizer, packs, settings, loop.lr_factor(step))
-        flops = 3 * flops_per_token(loop.model.config, mean_context(packs)) * metrics["tokens"]  # backward costs two forwards
-        return metrics | {"mfu": flops / peak / (time.perf_counter() - began)}
+        needed = flops(mean_context(packs)) * metrics["tokens"]
+        return metrics | {"mfu": needed / peak / (time.perf_counter() - began)}
 
     return step_fn
 
 
-def lm_step(model: nn.Module, optimizer: Optimizer, packs: Sequence[Pack], settings: LmSettings, lr_factor: float) -> Metrics:
+def training_flops(config: ModelConfig, with_mtp: bool) -> Callable[[float], float]:
+    """Context -> floating-point operations to train on one token: backward costs two forwards; MTP is a layer, eh_proj and a head."""
+
+    def forward(context: int) -> int:
+        main = flops_per_token(config, context)
+        if not with_mtp:
+            return main
+        deeper = flops_per_token(replace(config, num_hidden_layers=config.num_hidden_layers + 1), context)
+        return deeper + 2 * config.hidden_size * (config.vocab_size + 2 * config.hidden_size)
+
+    fixed, slope = forward(0), forward(1) - forward(0)
+    return lambda context: 3 * (fixed + slope * context)
+
+
+def lm_step(
+    model: nn.Module, optimizer: Optimizer, packs: Sequence[Pack], settings: LmSettings, lr_factor: float
+) -> Metrics:
     """One update on `packs`, whose losses share one mean over all their target tokens."""
     total = sum(int((p.targets_T != IGNORE).sum()) for p in packs)
     metrics: Metrics = {"tokens": sum(p.tokens_T.numel() for p in packs), "loss_tokens": total}
@@ -113,7 +142,9 @@ def lm_loss(
     """(what to minimise, {loss, mtp_loss, balance_loss}) of one pack; `total` is the target tokens of all `num_packs` packs."""
     attend = PackedAttend(pack.cu_seqlens)
     h_TD = model(pack.tokens_T, pack.positions_T, attend, stats)
-    objective, seen = linear_cross_entropy(h_TD, head_weight(model), pack.targets_T, denominator=total, z_loss=settings.z_loss)
+    objective, seen = linear_cross_entropy(
+        h_TD, head_weight(model), pack.targets_T, denominator=total, z_loss=settings.z_loss
+    )
     parts: Metrics = {"loss": seen["nll"] / max(total, 1)}
     if settings.mtp_lambda and model.has_mtp:
         next_tokens_T, mtp_targets_T = mtp_targets(pack.tokens_T, pack.targets_T, pack.cu_seqlens)
@@ -137,10 +168,10 @@ def max_violation(stats: RouterStats) -> Tensor:
     return torch.stack([counts_E.max() / counts_E.float().mean() - 1 for counts_E in stats.loads.values()]).max()
 
 
-def mean_context(packs: Sequence[Pack]) -> int:
+def mean_context(packs: Sequence[Pack]) -> float:
     """Mean tokens a query attends to, for counting FLOPs: half its document and itself, weighted by length."""
     lengths = torch.cat([p.cu_seqlens.diff() for p in packs]).double()
-    return round(float((lengths * (lengths + 1) / 2).sum() / lengths.sum()))
+    return float((lengths * (lengths + 1) / 2).sum() / lengths.sum())
 
 
 def _next(stream: Iterator[Pack], step: int) -> Pack:

@@ -98,7 +98,9 @@ class Rollout:
     score_seconds: float = 0.0
 
 
-def roll_out(engine: Engine, dialect: Dialect, draw: Draw, rewards: Sequence[Reward], s: RolloutSettings, step: int) -> Rollout:
+def roll_out(
+    engine: Engine, dialect: Dialect, draw: Draw, rewards: Sequence[Reward], s: RolloutSettings, step: int
+) -> Rollout:
     """Sample and score `prompts_per_step` groups; with dynamic sampling (DAPO) go on until as many have variance, or refills are used up."""
     rollout, tables = Rollout(), []
     for attempt in range(1 + (s.max_refills if s.drop_zero_variance else 0)):
@@ -107,7 +109,9 @@ def roll_out(engine: Engine, dialect: Dialect, draw: Draw, rewards: Sequence[Rew
             break
         began = time.perf_counter()
         items = list(draw(python_rng("grpo prompts", s.seed, step, attempt), missing))
-        batch = sample_groups(engine, dialect, items, s, (step, attempt), first_group=len(rollout.samples) // s.group_size)
+        batch = sample_groups(
+            engine, dialect, items, s, (step, attempt), first_group=len(rollout.samples) // s.group_size
+        )
         sampled = time.perf_counter()
         table = score(batch, rewards, s)
         rollout.sample_seconds += sampled - began

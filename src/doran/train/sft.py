@@ -47,8 +47,16 @@ def run_sft(
     plan = batch_plan([len(ids) - 1 for ids, _ in samples], settings)
     if progress is not None:
         progress.total_steps = len(plan)
-    loop = Loop(model, build_optimizer(model, settings), settings, Path(out_dir), len(plan), progress,
-                shown=("loss", "lr", "tokens_per_second"), add_files=add_files)
+    loop = Loop(
+        model,
+        build_optimizer(model, settings),
+        settings,
+        Path(out_dir),
+        len(plan),
+        progress,
+        shown=("loss", "lr", "tokens_per_second"),
+        add_files=add_files,
+    )
     device = next(model.parameters()).device
 
     def take(step: int) -> list[Batch]:
@@ -87,7 +95,11 @@ def check_samples(samples: Sequence[Sample], max_length: int | None) -> None:
         if len(ids) != len(mask):
             raise DataError(f"sample {number}: {len(ids)} ids but {len(mask)} loss-mask entries")
         if len(ids) < 2 or not any(mask[1:]):
-            raise DataError(f"sample {number} has no token to learn", hint="drop it, or mark its answer in the loss mask")
+            raise DataError(
+                f"sample {number} has no token to learn", hint="drop it, or mark its answer in the loss mask"
+            )
         if max_length is not None and len(ids) > max_length:
-            raise DataError(f"sample {number} has {len(ids)} tokens, max_length is {max_length}",
-                            hint="shorten or drop it, or raise max_length")
+            raise DataError(
+                f"sample {number} has {len(ids)} tokens, max_length is {max_length}",
+                hint="shorten or drop it, or raise max_length",
+            )

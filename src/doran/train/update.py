@@ -17,7 +17,15 @@ from doran.layers.attention import PackedAttend
 from doran.layers.moe import RouterStats, update_router_bias
 from doran.train.batch import Batch, by_tokens, pack
 from doran.train.loop import Metrics
-from doran.train.losses import IGNORE, aggregation_weights, k3, linear_cross_entropy, mtp_targets, policy_loss, token_logprobs
+from doran.train.losses import (
+    IGNORE,
+    aggregation_weights,
+    k3,
+    linear_cross_entropy,
+    mtp_targets,
+    policy_loss,
+    token_logprobs,
+)
 from doran.train.losses.policy import Aggregation
 from doran.train.optim import Optimizer
 from doran.train.pretrain import head_weight, max_violation
@@ -60,7 +68,12 @@ class MicroBatch:
 
 
 def update_policy(
-    model: nn.Module, optimizer: Optimizer, samples: Sequence[Sample], s: UpdateSettings, lr_factor: float, reference: nn.Module | None = None
+    model: nn.Module,
+    optimizer: Optimizer,
+    samples: Sequence[Sample],
+    s: UpdateSettings,
+    lr_factor: float,
+    reference: nn.Module | None = None,
 ) -> Metrics:
     """Train on `samples` (whole groups). Metrics are token-weighted means; without a sample that counts there is no update."""
     samples = [x for x in samples if not (s.mask_truncated and x.truncated)]
@@ -89,14 +102,22 @@ def update_policy(
 
 
 def accumulate(
-    model: nn.Module, micro: MicroBatch, s: UpdateSettings, stats: RouterStats, num_micros: int, means: _Means, first: bool
+    model: nn.Module,
+    micro: MicroBatch,
+    s: UpdateSettings,
+    stats: RouterStats,
+    num_micros: int,
+    means: _Means,
+    first: bool,
 ) -> None:
     """Add one micro-batch's gradient to the parameters, and what is worth knowing to `means`."""
     attend = PackedAttend(micro.batch.cu_seqlens)
     with torch.autocast(micro.batch.tokens_T.device.type, dtype=torch.bfloat16, enabled=s.bf16):
         h_TD, logprobs_N, entropy_N = completion_logprobs(model, micro.batch, s.temperature, attend, stats)
         old_N = logprobs_N.detach() if micro.old_logprobs_N is None else micro.old_logprobs_N
-        importance_N = None if s.importance_cap is None else (old_N - micro.rollout_logprobs_N).exp().clamp(max=s.importance_cap)
+        importance_N = (
+            None if s.importance_cap is None else (old_N - micro.rollout_logprobs_N).exp().clamp(max=s.importance_cap)
+        )
         loss, seen = policy_loss(
             logprobs_N, old_N, micro.advantages_N, micro.weights_N, micro.sequence_N,
             clip_low=s.clip_low, clip_high=s.clip_high, ratio=s.ratio, beta=s.beta, ref_logprobs_N=micro.ref_logprobs_N,
@@ -159,7 +180,10 @@ def split_groups(samples: Sequence[Sample], minibatches: int) -> list[list[Sampl
         groups[sample.group].append(sample)
     whole = list(groups.values())
     parts = min(minibatches, len(whole))
-    return [[x for group in whole[i * len(whole) // parts : (i + 1) * len(whole) // parts] for x in group] for i in range(parts)]
+    return [
+        [x for group in whole[i * len(whole) // parts : (i + 1) * len(whole) // parts] for x in group]
+        for i in range(parts)
+    ]
 
 
 def micro_batches(samples: list[Sample], s: UpdateSettings, device: torch.device | str = "cpu") -> list[MicroBatch]:
@@ -167,13 +191,18 @@ def micro_batches(samples: list[Sample], s: UpdateSettings, device: torch.device
     lengths_S = torch.tensor([x.length for x in samples])
     weights_S = aggregation_weights(lengths_S, s.aggregation, max_length=s.max_new_tokens)
     totals = [len(x.prompt_ids) + x.length - 1 for x in samples]
-    return [_micro_batch([samples[i] for i in ids], weights_S[ids], device) for ids in by_tokens(totals, s.tokens_per_micro_batch)]
+    return [
+        _micro_batch([samples[i] for i in ids], weights_S[ids], device)
+        for ids in by_tokens(totals, s.tokens_per_micro_batch)
+    ]
 
 
 def _micro_batch(samples: list[Sample], weights_S: Tensor, device: torch.device | str) -> MicroBatch:
     lengths_S = torch.tensor([x.length for x in samples], device=device)
     per_token = lambda values_S: values_S.to(device).repeat_interleave(lengths_S)  # noqa: E731
-    masked = [([*x.prompt_ids, *x.completion.token_ids], [False] * len(x.prompt_ids) + [True] * x.length) for x in samples]
+    masked = [
+        ([*x.prompt_ids, *x.completion.token_ids], [False] * len(x.prompt_ids) + [True] * x.length) for x in samples
+    ]
     return MicroBatch(
         batch=pack(masked, device),
         rollout_logprobs_N=torch.tensor([p for x in samples for p in x.completion.logprobs], device=device),

@@ -64,7 +64,14 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float, z: float, rows: int, dtype: torch.dtype
+        ctx: Any,
+        h_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        scale: float,
+        z: float,
+        rows: int,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         w_VD = weight_VD.detach().to(dtype)
         loss, nll = torch.zeros((), device=h_ND.device), torch.zeros((), device=h_ND.device)
@@ -96,7 +103,15 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_h_ND, grad_w_VD = ctx.saved_tensors
         factor = grads[0] * ctx.scale
-        return grad_h_ND * factor.to(grad_h_ND.dtype), (grad_w_VD * factor).to(ctx.weight_dtype), None, None, None, None, None
+        return (
+            grad_h_ND * factor.to(grad_h_ND.dtype),
+            (grad_w_VD * factor).to(ctx.weight_dtype),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 class _TokenLogprobs(torch.autograd.Function):
