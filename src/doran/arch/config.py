@@ -38,7 +38,11 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "topk_method": ("noaux_tc",),
     "use_sliding_window": (False, None),
 }
-_RENAMED = {"num_mtp_layers": "num_nextn_predict_layers", "dtype": "torch_dtype", "num_local_experts": "n_routed_experts"}
+_RENAMED = {
+    "num_mtp_layers": "num_nextn_predict_layers",
+    "dtype": "torch_dtype",
+    "num_local_experts": "n_routed_experts",
+}
 _REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _REQUIRED_MLA = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 _REQUIRED_MOE = (
@@ -94,9 +98,9 @@ class ModelConfig:
     topk_group: int = 1
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 1.0
-    # Score of experts outside the kept groups. "-inf" is DeepSeek's reference and today's transformers, and the only one
-    # that keeps the promise of `topk_group`: with "zero" (transformers until 2025) a masked expert beats a kept one whose
-    # biased score is negative. Our own key; written only when it is not the default.
+    # Score of experts outside the kept groups. "-inf" is DeepSeek's reference and today's transformers, and the only
+    # one that keeps the promise of `topk_group`: with "zero" (transformers until 2025) a masked expert beats a kept
+    # one whose biased score is negative. Our own key; written only when it is not the default.
     masked_group_score: str = "-inf"
 
     num_nextn_predict_layers: int = 0  # MTP modules (DeepSeek-V3 s2.2)
@@ -152,7 +156,9 @@ class ModelConfig:
         if self.n_group < 1 or rest:
             raise ConfigError(f"n_routed_experts {self.n_routed_experts} is not a multiple of n_group {self.n_group}")
         if per_group < 2:
-            raise ConfigError(f"n_group {self.n_group} leaves {per_group} expert a group; a group's score is its best two")
+            raise ConfigError(
+                f"n_group {self.n_group} leaves {per_group} expert a group; a group's score is its best two"
+            )
         if not 1 <= self.topk_group <= self.n_group:
             raise ConfigError(f"topk_group {self.topk_group} must be between 1 and n_group {self.n_group}")
         if not 1 <= self.num_experts_per_tok <= per_group * self.topk_group:

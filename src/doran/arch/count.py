@@ -1,7 +1,7 @@
 """What a model costs, counted from its config: parameters, floating-point work, cache bytes. Measures nothing.
 
-The main model is counted without its MTP modules, as DeepSeek does (671,026,419,200 for V3); they have their own number.
-Router biases count as parameters, because checkpoints hold them.
+The main model is counted without its MTP modules, as DeepSeek does (671,026,419,200 for V3); they have their own
+number. Router biases count as parameters, because checkpoints hold them.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ def _idle_experts(config: ModelConfig) -> int:
 
 
 def flops_per_token(config: ModelConfig, context: int) -> int:
-    """Floating-point operations of ONE token's FORWARD pass when it sees `context` keys (itself included), head included,
-    MTP not. Training costs three times as much; the mean context of a causal sequence of length L is (L + 1) / 2.
+    """Floating-point operations of ONE token's FORWARD pass when it sees `context` keys (itself included), head
+    included, MTP not. Training costs three times as much; the mean context of a causal sequence of L tokens is
+    (L + 1) / 2.
 
-    Two operations for each weight of a matrix the token meets, and for each score and value read. MLA counts in expanded
-    form, as it is trained.
+    Two operations for each weight of a matrix the token meets, and for each score and value read. MLA counts in
+    expanded form, as it is trained.
     """
     counts = parameters(config)
     weights = counts.active - counts.by_part["norms"]

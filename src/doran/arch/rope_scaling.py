@@ -1,4 +1,4 @@
-"""How rotary positions are stretched beyond the trained length, as numbers. Holds no tables: those are in layers/rope.py.
+"""How rotary positions are stretched beyond the trained length, as numbers. Tables are made in layers/rope.py.
 
 Both spellings of the hub are read: `rope_scaling` with `type` or `rope_type` beside `rope_theta` (transformers 4 and
 most released models), and `rope_parameters` with everything inside (transformers 5). The older one is written, because

@@ -1,7 +1,8 @@
-"""FP8 (E4M3) with one fp32 scale a block, as DeepSeek-V3 stores and computes it (report s3.3). Storage only: no FP8 maths.
+"""FP8 (E4M3) with one fp32 scale a block, as DeepSeek-V3 stores it (report s3.3). Storage only: no FP8 maths.
 
 Weights have 128x128 blocks and a tensor `X.weight_scale_inv` (ceil(rows/128), ceil(columns/128)) beside `X.weight`;
-value = fp8 * scale. Activations have tiles of 1x128. A block's scale is its largest magnitude / 448, E4M3's largest number.
+value = fp8 * scale. Activations have tiles of 1x128. A block's scale is its largest magnitude / 448, E4M3's largest
+number.
 """
 
 from __future__ import annotations

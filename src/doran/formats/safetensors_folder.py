@@ -1,8 +1,8 @@
 """A folder of safetensors files, one or sharded: checked reading, whole-or-absent writing. Knows tensors, not models.
 
-The file is 8 bytes of header length, a JSON header, the tensors' bytes. What we write carries a SHA-256 of those bytes in
-the header's metadata; what carries one is verified when opened, so a flipped bit is found. Truncated and malformed files
-are found in any case. Pickle is never read.
+The file is 8 bytes of header length, a JSON header, the tensors' bytes. What we write carries a SHA-256 of those
+bytes in the header's metadata; what carries one is verified when opened, so a flipped bit is found. Truncated and
+malformed files are found in any case. Pickle is never read.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def _payload_digest(path: Path) -> str:
 def write_folder(
     folder: str | Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int = 5_000_000_000
 ) -> None:
-    """Write all tensors to `folder`: one file, or shards with an index where they exceed `max_shard_bytes`. Each file is
-    written beside and renamed; files of an earlier save that are no longer part are removed at the end."""
+    """Write all tensors to `folder`: one file, or shards with an index where they exceed `max_shard_bytes`. Each file
+    is written beside and renamed; files of an earlier save that are no longer part are removed at the end."""
     folder = Path(folder)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -177,6 +177,6 @@ def _digest(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _raw(tensor: Tensor) -> memoryview:
+def _raw(tensor: Tensor) -> Any:
     """A tensor's bytes in memory order, without a copy where it is contiguous."""
-    return memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

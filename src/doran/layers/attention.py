@@ -1,8 +1,8 @@
 """The attention contexts: who may look at whom, and where the past lives. No weights, no projections.
 
-A layer computes q, k and v; the context passed to it does the rest, so one model definition serves training (PackedAttend),
-prefill and decoding (CacheAttend). T tokens of all sequences in a row, H query heads, K kv heads, N head width, R rotated
-width, C latent width, V value width; n sequences of padded length L.
+A layer computes q, k and v; the context passed to it does the rest, so one model definition serves training
+(PackedAttend), prefill and decoding (CacheAttend). T tokens of all sequences in a row, H query heads, K kv heads, N
+head width, R rotated width, C latent width, V value width; n sequences of padded length L.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, is_causal: bool = False,
 class CacheAttend:
     """Attention of the engine's steps over a cache: make one for each step with `prefill` or `decode`.
 
-    Both write this step's keys (or latents) first, then read. Lengths are the caller's: `past` is how many tokens a slot
-    holds before the step.
+    Both write this step's keys (or latents) first, then read. Lengths are the caller's: `past` is how many tokens a
+    slot holds before the step.
     """
 
     def __init__(self, cache: LatentCache | KVCache, slots: Tensor, past: Tensor, cu_seqlens: Tensor | None) -> None:

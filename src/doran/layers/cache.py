@@ -1,8 +1,9 @@
 """What decoding remembers: one fixed slot of `capacity` tokens for each running sequence. Knows nothing of attention.
 
 Slots are contiguous and dense, so that a decode step over slots 0..N-1 reads a view, not a copy: the engine keeps its
-live sequences at the front and calls `move` when one ends. The caller owns the lengths. Rows beyond a slot's length are stale but
-finite (zero at first, because 0 * NaN would leak through a mask); whoever reads masks them. L layers, S slots, C capacity, K kv heads.
+live sequences at the front and calls `move` when one ends. The caller owns the lengths. Rows beyond a slot's length
+are stale but finite (zero at first, because 0 * NaN would leak through a mask); whoever reads masks them. L layers, S
+slots, C capacity, K kv heads.
 """
 
 from __future__ import annotations

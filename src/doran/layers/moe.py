@@ -1,4 +1,4 @@
-"""Feed-forward layers: SwiGLU, DeepSeek's router, routed and shared experts, and what the router remembers. No dropping.
+"""Feed-forward layers: SwiGLU, DeepSeek's router, routed and shared experts. No token is ever dropped.
 
 T tokens, D hidden, E routed experts, I their width, k experts a token, G groups, S sequences. The experts' weights are
 two stacked parameters, `experts.gate_up_proj` (E, 2I, D) and `experts.down_proj` (E, D, I), as in transformers' memory;
@@ -31,9 +31,9 @@ class SwiGLU(nn.Module):
 class RouterStats:
     """What one or more forwards did to the experts; pass it to the model to have it filled.
 
-    `loads[layer]` (E,) int64 counts add up over forwards until `reset`, as the bias update needs them. `balance_loss` is
-    the sequence-wise loss (DeepSeek-V3 eq 17-20) WITHOUT its factor alpha, summed over the MoE layers of the latest
-    forward and the MTP calls after it: 1 a layer at perfect balance.
+    `loads[layer]` (E,) int64 counts add up over forwards until `reset`, as the bias update needs them. `balance_loss`
+    is the sequence-wise loss (DeepSeek-V3 eq 17-20) WITHOUT its factor alpha, summed over the MoE layers of the
+    latest forward and the MTP calls after it: 1 a layer at perfect balance.
     """
 
     def __init__(self) -> None:
@@ -64,8 +64,8 @@ class RouterStats:
 def balance_loss(scores_TE: Tensor, top_k: int, cu_seqlens: Tensor | None = None) -> Tensor:
     """Mean over sequences of sum_i f_i P_i (DeepSeek-V3 eq 17-20, without alpha), a scalar.
 
-    f_i = E/(k T) * #{t: i among the k best unbiased scores}, P_i = mean_t of s_it / sum_j s_jt. f carries no gradient, so
-    with f of each token's own sequence at hand the loss is one weighted sum over tokens.
+    f_i = E/(k T) * #{t: i among the k best unbiased scores}, P_i = mean_t of s_it / sum_j s_jt. f carries no
+    gradient, so with f of each token's own sequence at hand the loss is one weighted sum over tokens.
     """
     tokens, experts = scores_TE.shape
     bounds = torch.tensor([0, tokens]) if cu_seqlens is None else cu_seqlens

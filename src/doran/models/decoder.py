@@ -1,4 +1,5 @@
-"""The decoder: one definition for training, rollout and serving. Packed tokens, no batch axis; families differ in parts.
+"""The decoder: one definition for training, rollout and serving. Packed tokens, no batch axis; families differ in
+parts.
 
 T tokens of all sequences in a row, D hidden_size, V vocab_size, N chosen rows. Parameter names are the checkpoint's
 (`model.layers.3.self_attn.o_proj.weight`); routed experts alone are stacked in memory (layers/moe.py).
@@ -6,47 +7,29 @@ T tokens of all sequences in a row, D hidden_size, V vocab_size, N chosen rows. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from doran.arch.config import ModelConfig
 from doran.layers.attention import Attend
-from doran.layers.moe import MoE, RouterStats
+from doran.layers.moe import RouterStats
 from doran.layers.norm import RMSNorm
-from doran.layers.rope import Rope, RopeTable
+from doran.layers.rope import Rope
+from doran.models.block import DecoderLayer, MakeParts
 from doran.models.mtp import MTPBlock
-
-
-class DecoderLayer(nn.Module):
-    """Pre-norm attention and feed-forward, each with its residual."""
-
-    def __init__(self, config: ModelConfig, self_attn: nn.Module, mlp: nn.Module) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = self_attn
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = mlp
-
-    def forward(self, h_TD: Tensor, rope: RopeTable, attend: Attend, stats: RouterStats | None = None) -> Tensor:
-        """(T, D) -> (T, D)."""
-        h_TD = h_TD + self.self_attn(self.input_layernorm(h_TD), rope, attend)
-        x_TD = self.post_attention_layernorm(h_TD)
-        return h_TD + (self.mlp(x_TD, stats) if isinstance(self.mlp, MoE) else self.mlp(x_TD))
 
 
 class Trunk(nn.Module):
     """Embedding, layers, final norm: everything the checkpoint calls `model.`; MTP blocks follow the last layer."""
 
-    def __init__(self, config: ModelConfig, make_layer: Callable[[ModelConfig, int], DecoderLayer]) -> None:
+    def __init__(self, config: ModelConfig, make_parts: MakeParts) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         count = config.num_hidden_layers
-        self.layers = nn.ModuleList(make_layer(config, i) for i in range(count))
+        self.layers = nn.ModuleList(DecoderLayer(config, *make_parts(config, i)) for i in range(count))
         self.layers.extend(
-            MTPBlock(config, make_layer(config, count + i)) for i in range(config.num_nextn_predict_layers)
+            MTPBlock(config, *make_parts(config, count + i)) for i in range(config.num_nextn_predict_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -54,10 +37,10 @@ class Trunk(nn.Module):
 class Decoder(nn.Module):
     """A language model of any family; `build` (models/families.py) makes one from a config."""
 
-    def __init__(self, config: ModelConfig, make_layer: Callable[[ModelConfig, int], DecoderLayer]) -> None:
+    def __init__(self, config: ModelConfig, make_parts: MakeParts) -> None:
         super().__init__()
         self.config = config
-        self.model = Trunk(config, make_layer)
+        self.model = Trunk(config, make_parts)
         self.lm_head = (
             None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
@@ -98,7 +81,8 @@ class Decoder(nn.Module):
         and token t+1 to a state (T, D) whose `logits` predict t+2."""
         block = self.model.layers[self.config.num_hidden_layers + depth]
         embedding_TD = self.model.embed_tokens(next_tokens_T)
-        return block(h_TD, embedding_TD, self.rope.table(positions_T), attend, stats)
+        assert isinstance(block, MTPBlock)
+        return block.predict(h_TD, embedding_TD, self.rope.table(positions_T), attend, stats)
 
 
 @torch.no_grad()

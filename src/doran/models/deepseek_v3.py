@@ -7,10 +7,11 @@ from torch import nn
 from doran.arch.config import ModelConfig
 from doran.layers.mla import LatentAttention
 from doran.layers.moe import MoE, SwiGLU
-from doran.models.decoder import DecoderLayer
 
 
-def make_layer(config: ModelConfig, layer: int) -> DecoderLayer:
-    """Layer `layer`; MTP modules take the numbers after the last."""
-    mlp: nn.Module = MoE(config, layer) if config.is_moe(layer) else SwiGLU(config.hidden_size, config.intermediate_size)
-    return DecoderLayer(config, LatentAttention(config, layer), mlp)
+def make_parts(config: ModelConfig, layer: int) -> tuple[nn.Module, nn.Module]:
+    """(self_attn, mlp) of layer `layer`; MTP modules take the numbers after the last."""
+    mlp: nn.Module = (
+        MoE(config, layer) if config.is_moe(layer) else SwiGLU(config.hidden_size, config.intermediate_size)
+    )
+    return LatentAttention(config, layer), mlp

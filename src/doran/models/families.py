@@ -8,18 +8,18 @@ from doran.arch.config import ModelConfig
 from doran.models import deepseek_v3, llama, qwen2, qwen3
 from doran.models.decoder import Decoder, initialize
 
-_LAYERS = {
-    "deepseek_v3": deepseek_v3.make_layer,
-    "llama": llama.make_layer,
-    "qwen2": qwen2.make_layer,
-    "qwen3": qwen3.make_layer,
+_PARTS = {
+    "deepseek_v3": deepseek_v3.make_parts,
+    "llama": llama.make_parts,
+    "qwen2": qwen2.make_parts,
+    "qwen3": qwen3.make_parts,
 }
 
 
 def empty(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Decoder:
     """The model on the meta device: shapes and names, no memory. Router weights and biases are fp32 in any dtype."""
     with torch.device("meta"):
-        model = Decoder(config, _LAYERS[config.model_type])
+        model = Decoder(config, _PARTS[config.model_type])
     for name, parameter in model.named_parameters():
         if not name.endswith("mlp.gate.weight"):
             parameter.data = parameter.data.to(dtype)

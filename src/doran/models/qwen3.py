@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from doran.arch.config import ModelConfig
-from doran.layers.mla import GroupedAttention
+from doran.layers.gqa import GroupedAttention
 from doran.layers.moe import SwiGLU
-from doran.models.decoder import DecoderLayer
 
 
-def make_layer(config: ModelConfig, layer: int) -> DecoderLayer:
-    """Layer `layer`."""
-    attention = GroupedAttention(config, layer, qk_norm=True)
-    return DecoderLayer(config, attention, SwiGLU(config.hidden_size, config.intermediate_size, config.mlp_bias))
+def make_parts(config: ModelConfig, layer: int) -> tuple[nn.Module, nn.Module]:
+    """(self_attn, mlp) of layer `layer`."""
+    mlp = SwiGLU(config.hidden_size, config.intermediate_size, config.mlp_bias)
+    return GroupedAttention(config, layer, qk_norm=True), mlp

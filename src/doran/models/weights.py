@@ -1,7 +1,7 @@
 """Models to and from Hugging Face folders: config.json and safetensors. Tokenizers are text/'s business.
 
-Files are checked against the config's own list of tensors before anything is read. config.json is written last and removed
-first: a folder that has one is whole.
+Files are checked against the config's own list of tensors before anything is read. config.json is written last and
+removed first: a folder that has one is whole.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from doran.models.families import empty
 
 
 def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> Decoder:
-    """Read a model folder, ours or transformers'. FP8 blocks are expanded; `dtype` is what the weights become in memory.
+    """Read a model folder, ours or transformers'. FP8 blocks are expanded; `dtype` is what the weights become in
+    memory.
 
-    transformers drops MTP weights but keeps `num_nextn_predict_layers` in its config: a folder without any MTP tensor loads
-    as a model without MTP. ArtifactError or ConfigError, in one line, for anything else that does not fit.
+    transformers drops MTP weights but keeps `num_nextn_predict_layers` in its config: a folder without any MTP tensor
+    loads as a model without MTP. ArtifactError or ConfigError, in one line, for anything else that does not fit.
     """
     config = load_config(folder)
     files = TensorFolder(folder)
@@ -65,7 +66,9 @@ def _check(files: TensorFolder, expected: dict[str, Shape], config: ModelConfig)
     for name in files:
         known = name in expected or name.removesuffix(fp8.SCALE_SUFFIX) in expected
         if not known and not is_duplicate(name.removesuffix(fp8.SCALE_SUFFIX), config):
-            raise ArtifactError(f"{files.file(name)}: unexpected tensor {name}", hint="the weights do not fit config.json")
+            raise ArtifactError(
+                f"{files.file(name)}: unexpected tensor {name}", hint="the weights do not fit config.json"
+            )
 
 
 def _read(files: TensorFolder, name: str, config: ModelConfig) -> Tensor:
@@ -75,11 +78,15 @@ def _read(files: TensorFolder, name: str, config: ModelConfig) -> Tensor:
         return tensor
     scale_name = name + fp8.SCALE_SUFFIX
     if scale_name not in files:
-        raise ArtifactError(f"{files.file(name)}: {name} is FP8 but {scale_name} is missing", hint="copy the folder again")
+        raise ArtifactError(
+            f"{files.file(name)}: {name} is FP8 but {scale_name} is missing", hint="copy the folder again"
+        )
     block = tuple((config.quantization_config or {}).get("weight_block_size") or (fp8.BLOCK, fp8.BLOCK))
     wanted = fp8.scale_shape(tuple(tensor.shape), block)  # type: ignore[arg-type]
     if files.shape(scale_name) != wanted:
-        raise ArtifactError(f"{files.file(scale_name)}: {scale_name} is {list(files.shape(scale_name))}, not {list(wanted)}")
+        raise ArtifactError(
+            f"{files.file(scale_name)}: {scale_name} is {list(files.shape(scale_name))}, not {list(wanted)}"
+        )
     return fp8.dequantize(tensor, files.read(scale_name), block)  # type: ignore[arg-type]
 
 
@@ -89,8 +96,9 @@ def save_model(
     quantize: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Write config.json and the weights so that transformers loads them. `quantize="fp8"` stores matrices in FP8 blocks of
-    128x128 as DeepSeek does; the default stores each tensor in its own dtype. Other files in the folder stay."""
+    """Write config.json and the weights so that transformers loads them. `quantize="fp8"` stores matrices in FP8
+    blocks of 128x128 as DeepSeek does; the default stores each tensor in its own dtype. Other files in the folder
+    stay."""
     if quantize not in (None, "fp8"):
         raise ValueError(f"quantize is {quantize!r}, not None or 'fp8'")
     folder = Path(folder)
