@@ -1,8 +1,8 @@
 """The engine against a loop without cache, batch or scheduler; and what must not matter: company, waves, groups.
 
-About exactness: float32 matrix products of different batch shapes may differ in the last bits. A draw that falls within
-that distance (about 1e-6) of a CDF edge could then come out differently, and everything after it. "Same tokens" below is
-therefore a statement about these fixed seeds, where no draw comes that close, not a law; logprobs are compared to 1e-4.
+About exactness: float32 matrix products of different batch shapes may differ in the last bits. A draw that falls
+within that distance (about 1e-6) of a CDF edge could then come out differently, and everything after it. "Same tokens"
+below is therefore a statement about these fixed seeds, where no draw comes that close, not a law; logprobs: to 1e-4.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ CONFIGS = {
     "deepseek_v3": ModelConfig(
         model_type="deepseek_v3", vocab_size=61, hidden_size=24, intermediate_size=32, num_hidden_layers=3,
         num_attention_heads=2, q_lora_rank=12, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=6,
-        n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=12, n_shared_experts=1, first_k_dense_replace=1,
-        n_group=2, topk_group=1, routed_scaling_factor=1.5, max_position_embeddings=96, initializer_range=0.25,
-        num_nextn_predict_layers=1,
+        n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=12, n_shared_experts=1,
+        first_k_dense_replace=1, n_group=2, topk_group=1, routed_scaling_factor=1.5, max_position_embeddings=96,
+        initializer_range=0.25, num_nextn_predict_layers=1,
     ),
     "qwen2": ModelConfig(
         model_type="qwen2", vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
@@ -190,8 +190,8 @@ def test_generation_ends_at_the_last_position_the_model_has(model: Decoder) -> N
 
 @pytest.mark.parametrize(
     ("given", "named"),
-    [([[]], "prompt 0 is empty"), ([[1], [1] * 97], "prompt 1 has 97 tokens"), ([[61]], "vocabulary"), ([[-1]], "prompt 0"),
-     ([["a"]], "prompt 0"), (["text"], "prompt 0")],
+    [([[]], "prompt 0 is empty"), ([[1], [1] * 97], "prompt 1 has 97 tokens"), ([[61]], "vocabulary"),
+     ([[-1]], "prompt 0"), ([["a"]], "prompt 0"), (["text"], "prompt 0")],
 )  # fmt: skip
 def test_a_wrong_prompt_is_a_usage_error_that_names_it(model: Decoder, given: list[list[int]], named: str) -> None:
     with pytest.raises(UsageError, match=named):
@@ -324,4 +324,3 @@ def test_garbage_in_unused_cache_rows_does_not_leak(model: Decoder, monkeypatch:
     monkeypatch.setattr("doran.layers.cache.torch.empty", poisoned)
     for got, want in zip(Engine(model).generate(prompts(4), SamplingParams(8)), expected, strict=True):
         assert_same(got[0], want[0])
-

@@ -15,7 +15,8 @@ from doran.engine.request import Request, SamplingParams, token_ids
         ("max_new_tokens", 0), ("max_new_tokens", -1), ("max_new_tokens", 1.5), ("max_new_tokens", True),
         ("temperature", -0.1), ("temperature", float("nan")), ("temperature", float("inf")), ("temperature", "hot"),
         ("top_p", 0.0), ("top_p", 1.1), ("top_p", -0.5), ("top_k", -1), ("top_k", 2.5), ("min_p", -0.1), ("min_p", 1.5),
-        ("seed", 0.5), ("stop_token_ids", "ab"), ("stop_token_ids", 3), ("stop_token_ids", (-1,)), ("stop_token_ids", (1.0,)),
+        ("seed", 0.5), ("stop_token_ids", "ab"), ("stop_token_ids", 3), ("stop_token_ids", (-1,)),
+        ("stop_token_ids", (1.0,)),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_a_usage_error_that_names_it_and_the_mend(name: str, value: object) -> None:
@@ -32,7 +33,8 @@ def test_numpy_numbers_and_lists_become_plain_values() -> None:
 
 
 @pytest.mark.parametrize(("settings", "cuts"), [
-    ({}, False), ({"top_k": 2}, True), ({"top_p": 0.9}, True), ({"min_p": 0.1}, True), ({"top_k": 2, "temperature": 0}, False),
+    ({}, False), ({"top_k": 2}, True), ({"top_p": 0.9}, True), ({"min_p": 0.1}, True),
+    ({"top_k": 2, "temperature": 0}, False),
 ])  # fmt: skip
 def test_params_know_whether_they_cut(settings: dict[str, float], cuts: bool) -> None:
     assert SamplingParams(4, **settings).cuts is cuts  # type: ignore[arg-type]

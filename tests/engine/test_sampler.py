@@ -76,7 +76,9 @@ def test_looking_at_the_likeliest_candidates_first_changes_nothing(
 
 def test_rows_with_different_cuts_do_not_touch_each_other() -> None:
     probs = random_probs(3, 30)
-    mixed = RowParams(torch.ones(3), torch.tensor([4, 0, 0]), torch.tensor([1.0, 0.6, 1.0]), torch.tensor([0.0, 0.0, 0.3]))
+    mixed = RowParams(
+        torch.ones(3), torch.tensor([4, 0, 0]), torch.tensor([1.0, 0.6, 1.0]), torch.tensor([0.0, 0.0, 0.3])
+    )
     alone = [rows(1, top_k=4), rows(1, top_p=0.6), rows(1, min_p=0.3)]
     expected = torch.cat([cut(probs[i : i + 1], p) for i, p in enumerate(alone)])
     assert torch.equal(cut(probs, mixed), expected)
@@ -133,7 +135,9 @@ def test_a_row_is_sampled_the_same_alone_and_in_a_batch() -> None:
 CHI2_999 = {3: 16.27, 5: 20.52, 7: 24.32}  # 99.9% points by degrees of freedom
 
 
-@pytest.mark.parametrize("settings", [dict(), dict(temperature=0.6), dict(top_k=4), dict(top_p=0.9), dict(min_p=0.2)], ids=str)
+@pytest.mark.parametrize(
+    "settings", [dict(), dict(temperature=0.6), dict(top_k=4), dict(top_p=0.9), dict(min_p=0.2)], ids=str
+)
 def test_frequencies_follow_the_distribution(settings: dict[str, float]) -> None:
     """Chi-square, seeds fixed, at the 99.9% point (or the next listed one above)."""
     logits = torch.tensor([0.3, 1.5, -0.4, 0.9, 0.0, 1.2, -1.0, 0.6])

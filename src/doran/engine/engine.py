@@ -1,12 +1,12 @@
-"""The engine's face: generate, stream, stats. Checks what users pass in, then lets scheduler, runner and slots do the work.
+"""The engine's face: generate, stream, stats. Checks what users pass in; scheduler, runner and slots do the work.
 
-All state of a call (queues, cache, slots) lives in that call's `_Call` and dies with it, so a call that raises, or a stream
-that is closed half-way, leaves nothing behind, and two streams may be open at once.
+All state of a call (queues, cache, slots) lives in that call's `_Call` and dies with it, so a call that raises, or a
+stream that is closed half-way, leaves nothing behind, and two streams may be open at once.
 
-Determinism: a completion depends on its prompt, its params and its number j, not on its neighbours, up to rounding: matrix
-products of different batch shapes may differ in the last bits, so a draw that falls within that distance of a CDF edge
-(about 1e-6 of draws in float32, 1e-2 in bfloat16) can still come out differently. The same call repeated on the same
-machine with the same number of threads is bit-exact.
+Determinism: a completion depends on its prompt, its params and its number j, not on its neighbours, up to rounding:
+matrix products of different batch shapes may differ in the last bits, so a draw that falls within that distance of a
+CDF edge (of the order of 1e-6 in float32, 1e-2 in bfloat16) can still come out differently. The same call repeated on
+the same machine with the same number of threads is bit-exact.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class EngineStats:
 
 
 class Engine:
-    """Batched sampling on a model whose weights it shares with whoever else holds it: a training step in between is seen.
+    """Batched sampling on a model whose weights it shares with whoever else holds it: training steps between are seen.
 
     max_batch       most requests decoded together
     cache_dtype     of the cached keys and values (or latents); None: the compute dtype
@@ -118,7 +118,7 @@ class Engine:
             raise UsageError(f"n is {n}", hint="use 1 or more completions per prompt")
         per_prompt = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         if len(per_prompt) != len(prompts):
-            raise UsageError(f"{len(prompts)} prompts but {len(per_prompt)} params", hint="give one for all or one each")
+            raise UsageError(f"{len(prompts)} prompts but {len(per_prompt)} params", hint="give one, or one each")
         requests = []
         for i, (prompt, p) in enumerate(zip(prompts, per_prompt, strict=True)):
             ids = self._checked(f"prompt {i}", prompt)
@@ -139,7 +139,7 @@ class Engine:
             )
         if len(ids) > config.max_position_embeddings:
             raise UsageError(
-                f"{name} has {len(ids)} tokens, the model takes {config.max_position_embeddings} (max_position_embeddings)",
+                f"{name} has {len(ids)} tokens, max_position_embeddings is {config.max_position_embeddings}",
                 hint="shorten the prompt",
             )
         return ids

@@ -26,7 +26,7 @@ class SamplingParams:
     top_k            keep the k likeliest tokens; 0 keeps all
     min_p            drop tokens with less than min_p times the likeliest token's probability; 0 keeps all
     seed             completion j of a prompt draws from numpy_rng("sample", seed, j). Two *different* prompts with one
-                     seed share their uniforms: give each prompt its own seed where independent draws matter (RL, pass@k)
+                     seed share their uniforms: give each prompt its own seed where draws must be independent (RL)
     stop_token_ids   generation ends with the first of these; the stop token is part of the completion
 
     The cuts apply in the order top_k, top_p (of what top_k left, renormalised), min_p. Errors: UsageError.

@@ -1,7 +1,7 @@
 """The model's side of the engine: prefill and decode steps over one cache. Knows slots as row numbers, not as requests.
 
-It runs the very module it is given: weights are shared, not copied (unless another compute dtype is asked for). CPU only,
-like the cache. Legend: N running slots 0..N-1, V vocab_size, G prompts.
+It runs the very module it is given: weights are shared, not copied (unless another compute dtype is asked for). CPU
+only, like the cache. Legend: N running slots 0..N-1, V vocab_size, G prompts.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ ROUND = 16  # capacities are multiples of it
 
 
 class Runner:
-    """A model and the cache of one engine call. `budget`: bytes the cache may take; while it grows, the old one (at most
-    two thirds as large) is held beside it for a moment."""
+    """A model and the cache of one engine call.
+
+    `budget`: bytes the cache may take. While it grows, the old one, at most two thirds as large, is held beside it.
+    """
 
     def __init__(
         self, model: Decoder, cache_dtype: torch.dtype | None, compute_dtype: torch.dtype | None, budget: int
@@ -43,16 +45,21 @@ class Runner:
         return rows * _round_up(length) * self.bytes_per_token <= self.budget
 
     def resize(self, rows: int, live: int, length: int, most: int) -> None:
-        """Make the cache at least `rows` slots of `length` positions (`most`: what it will come to); keep `live` slots."""
+        """A cache of at least `rows` slots of `length` positions, at last `most`; the first `live` slots are kept."""
         old = self.cache
-        length = _round_up(min(most, max(length + HEADROOM, old.capacity * 3 // 2)) if length > old.capacity else length)
-        larger = max(rows, old.num_slots), max(length, old.capacity)
-        self.cache = make_cache(self.model.config, *(larger if self.fits(*larger) else (rows, length)), self.cache_dtype)
+        if length > old.capacity:
+            length = min(most, max(length + HEADROOM, old.capacity * 3 // 2))
+        shape = max(rows, old.num_slots), _round_up(max(length, old.capacity))
+        if not self.fits(
+            *shape
+        ):  # what earlier requests needed, rows or length, is too much together with the new need
+            shape = rows, _round_up(length)
+        self.cache = make_cache(self.model.config, *shape, self.cache_dtype)
         _move_in(old, self.cache, live)
         self.slots_S = torch.arange(self.cache.num_slots)
 
     def prefill(self, prompts: Sequence[Sequence[int]], copies: Sequence[int], first: int) -> Tensor:
-        """Fill slots first, first + 1, ... with each prompt `copies` times, computed once; logits_NV of their last tokens."""
+        """Fill slots first, ... with prompt g copies[g] times, computed once; logits_NV of the slots' last tokens."""
         slots = [first + before for before in accumulate(copies, initial=0)][:-1]
         last_GD = torch.cat([self._prefill(prompts[a:b], slots[a:b]) for a, b in _packs(prompts)])
         for prompt, slot, count in zip(prompts, slots, copies, strict=True):

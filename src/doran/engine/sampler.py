@@ -29,8 +29,14 @@ class RowParams:
 
     def rows(self, which: slice) -> RowParams:
         """Some of the rows, as views."""
-        columns = (t[which] for t in (self.temperature_N, self.top_k_N, self.top_p_N, self.min_p_N))
-        return RowParams(*columns, any_greedy=self.any_greedy, any_cuts=self.any_cuts)
+        return RowParams(
+            self.temperature_N[which],
+            self.top_k_N[which],
+            self.top_p_N[which],
+            self.min_p_N[which],
+            self.any_greedy,
+            self.any_cuts,
+        )
 
 
 def sample(logits_NV: Tensor, params: RowParams, uniform_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """Who runs in which slot, and when: continuous batching as two queues. Pure bookkeeping, no tensors.
 
-Running requests always occupy slots 0..N-1, so a decode step works on a dense prefix of every per-slot tensor. A request
-that ends gives its slot up at once: the last running ones move into the holes (`finish` says which), or waiting ones are
-admitted behind them. Admission reserves a request's whole length, so nothing ever has to be preempted.
+Running requests always occupy slots 0..N-1, so a decode step works on a dense prefix of every per-slot tensor. A
+request that ends gives its slot up at once: the last running ones move into the holes (`finish` says which), and
+waiting ones are admitted behind them. Admission reserves a request's whole length, so nothing ever has to be preempted.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Scheduler:
         return admitted
 
     def finish(self, slots: list[int]) -> list[Move]:
-        """Free these slots; the moves that make the running ones dense again, in any order (no dst is another's src)."""
+        """Free these slots; the moves that make the rest dense again, in any order (no dst is another's src)."""
         kept = len(self.running) - len(slots)
         freed = set(slots)
         holes = [s for s in slots if s < kept]

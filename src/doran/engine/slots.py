@@ -55,8 +55,8 @@ class Slots:
         self.params.top_k_N[rows] = torch.tensor([p.top_k for p in params])
         self.params.top_p_N[rows] = torch.tensor([p.top_p for p in params])
         self.params.min_p_N[rows] = torch.tensor([p.min_p for p in params])
-        num_stops = self.stops_SK.shape[1]
-        self.stops_SK[rows] = torch.tensor([(*p.stop_token_ids, *[-1] * (num_stops - len(p.stop_token_ids))) for p in params])
+        width = self.stops_SK.shape[1]
+        self.stops_SK[rows] = torch.tensor([(p.stop_token_ids + (-1,) * width)[:width] for p in params])
         for slot, r in enumerate(requests, first):
             uniforms = numpy_rng("sample", r.params.seed, r.completion).random(r.params.max_new_tokens)
             self.uniforms_SW[slot, : len(uniforms)] = torch.from_numpy(uniforms)
