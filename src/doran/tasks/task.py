@@ -98,6 +98,13 @@ def languages(language: Languages, n: int) -> Iterator[Language]:
         yield ("en", "ko")[i % 2] if language == "mixed" else language
 
 
+def number_instructions(language: Language) -> str:
+    """A sentence for models that were never trained on the bare question: think in tags, answer with a number in tags."""
+    if language == "en":
+        return " Think inside <think> </think> tags and end with the number inside <answer> </answer> tags."
+    return " <think> </think> 태그 안에서 생각한 뒤 마지막에 수를 <answer> </answer> 태그 안에 쓰세요."
+
+
 def draw_items(split: Split, n: int, draw: Callable[[int, int], Item], max_tries: int = 2000) -> list[Item]:
     """Items 0..n-1 of a split by rejection: `draw(index, attempt)` proposes one; the held-out ones are all distinct.
 

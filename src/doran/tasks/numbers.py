@@ -1,0 +1,133 @@
+"""Numbers as people write them: 1,234 · ３．０ · $18 · 3만 5천원 · 50% · 1/2 · \\frac{1}{2} · 2분의 1 · 1.5e3 · 여섯.
+
+Not here: evaluation. `3 + 4` and `2x` are no numbers; `read_value` says None and never guesses. Every search is linear.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from fractions import Fraction
+
+from doran.tasks.korean import read_number
+
+MAX_CHARS = 300
+_MAX_DIGITS = 60
+
+_LATEX_NOISE = re.compile(r"\\(?:left|right|displaystyle|[,!;: ])(?![A-Za-z])|[$`~]")
+_BOLD = re.compile(r"(?<!\S)\*\*([^*\n]{1,100})\*\*(?![\w*])")
+_UNIT_IN_BRACKETS = re.compile(r"(?<=[가-힣])\s?\([^()\d]{1,20}\)(?=\s|$)")
+_LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))")
+_LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s?\{([^{}]*)\}")
+_PLAIN = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
+_NUMBER = re.compile(
+    rf"(?P<sign>[-+]?)\s?(?P<currency>[₩€£¥]|US|USD)?\s?(?P<sign2>[-+]?)(?:"
+    rf"(?P<over>\d+)분의\s?(?P<under>\d+)|"
+    rf"(?P<whole>\d+)\s(?P<num>\d+)/(?P<den>\d+)|"
+    rf"(?P<top>\d+)\s?/\s?(?P<bottom>\d+)|"
+    rf"(?P<mantissa>{_PLAIN})\s?(?:[eE]|(?:\*|×|x|\\times|\\cdot)\s?10\s?\^)\s?\{{?(?P<exponent>[-+]?\d{{1,2}})\}}?|"
+    rf"(?P<korean>\d[\d,]*(?:\.\d+)?[십백천만억](?:\s?\d[\d,]*[십백천만]?)*)|"
+    rf"(?P<plain>{_PLAIN}))"
+)
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_NO_UNITS = re.compile(
+    r"(?:[a-zA-Z]|pi|sqrt|sin|cos|tan|log|ln|exp|mod|or|and|to|over|plus|minus|times|half|squared|cubed|hundred|"
+    r"thousand|million|billion|또는|혹은|이나|아니면)\b", re.IGNORECASE)
+_ONE_LETTER_UNITS = frozenset("gmshtLl")
+_UNIT = re.compile(r"(?:[^\W\d_]|[\s°/·'’㎀-㏟])*(?:\^?\{?[23²³]\}?)?")
+_ALGEBRA = re.compile(r"[\^*\\/+(){}√<>_!]|\b(?:[nxyz]|pi|sqrt|sin|cos|tan|log|ln|exp|mod)\b|π")
+_CANDIDATE = re.compile(rf"-?[₩€£¥]?(?:{_PLAIN})(?:/\d+)?(?:%|[^\W\d_]*)")
+
+
+def clean(text: str) -> str:
+    """Full-width forms, typographic minus signs, LaTeX spacing, `$`, backticks and bold marks made plain."""
+    text = unicodedata.normalize("NFKC", re.sub("[²³]", lambda m: {"²": "^2", "³": "^3"}[m[0]], text))
+    text = text.replace("{,}", ",").replace("\\%", "%").replace("\\$", "").replace("−", "-").replace("–", "-")
+    text = _UNIT_IN_BRACKETS.sub("", _BOLD.sub(r"\1", _LATEX_NOISE.sub("", text)))
+    text = _LATEX_FRACTION.sub(lambda m: f"{m[1] or m[3]}/{m[2] or m[4]}", text)
+    text = _LATEX_TEXT.sub(r" \1", text)
+    return re.sub(r"\s+", " ", text).strip().rstrip(".,;。 ").strip()
+
+
+def read_value(text: str) -> Fraction | None:
+    """The value of a text that is one number, with its unit or without; a percent sign counts as a unit (50% -> 50)."""
+    if len(text) > MAX_CHARS:
+        return None
+    text = re.sub(r"^[A-Za-z] ?= ?", "", clean(text))
+    match = _NUMBER.match(text)
+    if not match:
+        spoken = read_number(text)
+        return None if spoken is None else Fraction(spoken)
+    value = _value(match)
+    unit = text[match.end() :].strip()
+    if value is None or not unit or unit in ("%", "percent", "퍼센트", "프로"):
+        return value
+    for name, scale in _SCALES.items():
+        if re.match(name + r"\b", unit):
+            value, unit = value * scale, unit[len(name) :].strip()
+    return value if _is_unit(unit) else None
+
+
+def _is_unit(unit: str) -> bool:
+    if len(unit) == 1 and unit.isascii() and unit.isalpha():
+        return unit in _ONE_LETTER_UNITS
+    return _UNIT.fullmatch(unit) is not None and not _NO_UNITS.match(unit)
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    part = match.groupdict()
+    if len(match[0]) > _MAX_DIGITS:
+        return None
+    sign = -1 if "-" in (part["sign"], part["sign2"]) else 1
+    if part["over"]:
+        return _ratio(sign * int(part["under"]), int(part["over"]))
+    if part["whole"]:
+        fraction = _ratio(int(part["num"]), int(part["den"]))
+        return None if fraction is None else sign * (int(part["whole"]) + fraction)
+    if part["top"]:
+        return _ratio(sign * int(part["top"]), int(part["bottom"]))
+    if part["mantissa"]:
+        return sign * Fraction(part["mantissa"].replace(",", "")) * Fraction(10) ** int(part["exponent"])
+    if part["korean"]:
+        return _korean(part["korean"], sign)
+    return sign * Fraction(part["plain"].replace(",", ""))
+
+
+def _ratio(top: int, bottom: int) -> Fraction | None:
+    return Fraction(top, bottom) if bottom else None
+
+
+def _korean(text: str, sign: int) -> Fraction | None:
+    """3만 5천, 12만5000, and 1.5만 with a decimal before one unit."""
+    if "." in text:
+        match = re.fullmatch(r"([\d,]+\.\d+)([십백천만억])", text)
+        scale = {"십": 10, "백": 100, "천": 1000, "만": 10**4, "억": 10**8}
+        return sign * Fraction(match[1].replace(",", "")) * scale[match[2]] if match else None
+    number = read_number(text)
+    return None if number is None else Fraction(sign * number)
+
+
+def find_value(text: str) -> Fraction | None:
+    """The value a short statement comes down to: read_value, or what follows its last "=", or its only number.
+
+    "사과 3개" -> 3, "3 + 4 = 7" -> 7, "3 or 4" -> None, "2x" -> None.
+    """
+    text = clean(re.split(r"(?<=\S)\.(?:\s|$)", text[: MAX_CHARS + 1], maxsplit=1)[0])
+    whole = read_value(text)
+    if whole is not None or len(text) > MAX_CHARS:
+        return whole
+    if "=" in text:
+        return read_value(text.rpartition("=")[2])
+    if _ALGEBRA.search(_CANDIDATE.sub(" ", text)):
+        return None
+    values = {read_value(candidate) for candidate in _CANDIDATE.findall(text)}
+    return values.pop() if len(values) == 1 else None
+
+
+def last_value(text: str) -> tuple[str, Fraction] | None:
+    """The last readable number of a text with its spelling, for lenient scoring."""
+    for candidate in reversed(_CANDIDATE.findall(text)[-20:]):
+        value = read_value(candidate)
+        if value is not None:
+            return candidate, value
+    return None
