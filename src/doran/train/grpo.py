@@ -219,8 +219,8 @@ def chosen(samples: Sequence[Sample], count: int) -> list[Sample]:
     groups: dict[int, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.group, []).append(sample)
-    picked = [sorted(g, key=lambda x: x.reward)[-1 if i % 2 == 0 else 0] for i, g in enumerate(groups.values())]
-    return picked[:: max(1, len(picked) // max(count, 1))][:count]
+    spread = list(groups.values())[:: max(1, len(groups) // max(count, 1))][:count]
+    return [(max if i % 2 == 0 else min)(group, key=lambda x: x.reward) for i, group in enumerate(spread)]
 
 
 def sample_row(step: int, sample: Sample, dialect: Dialect) -> Metrics:
