@@ -15,9 +15,13 @@ MAX_SPAN_CHARS = 1_000
 """A stated answer longer than this is not taken for one."""
 
 _SPECIAL_AT_END = re.compile(r"(?:<\|[^|<>]{1,60}\|>|<｜[^｜<>]{1,60}｜>|</s>)\Z")
-_MARKER = re.compile(r"(?:\banswer|정답|(?<![가-힣])답)\s{0,3}(?:\*\*)?\s{0,3}[:：]\s{0,3}(?:\*\*)?([^\n]{1,1000})", re.IGNORECASE)
-_SENTENCE_EN = re.compile(r"\banswer\s{1,3}is\s{1,3}(?:equal to\s)?:?([^\n]{1,1000})", re.IGNORECASE)
-_SENTENCE_KO = re.compile(r"(?:정답|(?<![가-힣])답)[은이]\s{0,3}:?([^\n]{1,100}?)\s?(?:입니다|이다|이에요|예요|이야|임(?=[\s.]|$))")
+_MARKER = re.compile(
+    r"(?:\banswer|정답|(?<![가-힣])답|(?:^|\n)A)\s{0,3}(?:\*\*)?\s{0,3}[:：]\s{0,3}(?:\*\*)?([^\n]{1,1000})", re.IGNORECASE
+)
+_SENTENCE_EN = re.compile(r"\banswer\s{1,3}is\s{1,3}(?!not\b)(?:equal to\s)?:?([^\n]{1,1000})", re.IGNORECASE)
+_SENTENCE_KO = re.compile(
+    r"(?:정답|(?<![가-힣])답)[은이]\s{0,3}:?([^\n]{1,100}?)\s?(?:입니다|이다|이에요|예요|이야|임(?=[\s.]|$))"
+)
 _HASHES = re.compile(r"####\s{0,3}([^\n]{1,1000})")
 
 
@@ -50,7 +54,11 @@ def answer_part(text: str) -> str | None:
 
 
 def stated(answer: str) -> Stated | None:
-    """Where the answer part states its answer: `<answer>`, else `\\boxed{}`, `#### x`, `Answer: x`, `the answer is x`."""
+    """Where the answer part states its answer.
+
+    The first of these found: `<answer>x</answer>`, `\\boxed{x}`, `#### x`, `Answer: x` / `정답: x` / a line `A: x`,
+    "the answer is x" / "정답은 x입니다".
+    """
     if len(answer) > MAX_ANSWER_CHARS:
         return None
     readers = [

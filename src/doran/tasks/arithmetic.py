@@ -102,16 +102,18 @@ def _tree_with_value(rng: random.Random, value: int, operations: int, largest: i
         return value
     op = rng.choice("+-*/")
     if op == "+":
-        left = rng.randint(0, value)
+        left = rng.randint(min(1, value), max(1, value - 1)) if value else 0
         right = value - left
     elif op == "-":
-        right = rng.randint(0, largest - value)
+        right = rng.randint(min(1, largest - value), largest - value)
         left = value + right
     elif op == "*":
-        left = rng.choice([d for d in range(1, value + 1) if value % d == 0] or [0])
+        divisors = [d for d in range(1, value + 1) if value % d == 0] or [0]
+        left = rng.choice(divisors[1:-1] or divisors)  # a factor of 1 only where there is no other
         right = value // left if left else rng.randint(1, largest)
     else:
-        right = rng.randint(1, largest // value if value else largest)
+        most = largest // value if value else largest
+        right = rng.randint(min(2, most), most)
         left = value * right
     on_left = rng.randrange(operations)
     return Binary(

@@ -105,7 +105,8 @@ class _Judge:
 def plain(text: str) -> str:
     """A text as compared letter by letter: no LaTeX noise, spaces, case or polite Korean ending."""
     text = re.sub(r"\s", "", clean(text)).casefold()
-    return re.sub(r"(?:입니다|이다|이에요|예요)$", "", text)
+    text = re.sub(r"(?:입니다|이다|이에요|예요)$", "", text)
+    return text[1:-1] if re.fullmatch(r"\(\w\)", text) else text  # option labels: (나), (b)
 
 
 def depth(text: str) -> int:
