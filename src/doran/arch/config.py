@@ -65,7 +65,7 @@ class ModelConfig:
     num_hidden_layers: int  # without MTP
     num_attention_heads: int
     num_key_value_heads: int = 0
-    head_dim: int = 0  # unused by MLA
+    head_dim: int = 0  # MLA: always qk_rope_head_dim, as transformers has it
     max_position_embeddings: int = 4096
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
@@ -120,7 +120,7 @@ class ModelConfig:
         eos = self.eos_token_id
         return {
             "num_key_value_heads": self.num_key_value_heads or self.num_attention_heads,
-            "head_dim": self.head_dim or self.hidden_size // max(1, self.num_attention_heads),
+            "head_dim": self.qk_rope_head_dim if self.is_mla else self.head_dim or _share(self),
             "eos_token_id": tuple(eos) if isinstance(eos, list) else eos,
         }
 
@@ -215,10 +215,13 @@ class ModelConfig:
             raise ConfigError(f"{where}: {missing[0]} is missing")
         known = {f.name for f in fields(cls)}
         values = {k: v for k, v in keys.items() if k in known and (v is not None or k == "q_lora_rank")}
-        values["rope_theta"], values["rope_scaling"] = read_rope(raw, values.get("max_position_embeddings", 4096))
         if model_type == "qwen3":
             values.setdefault("head_dim", 128)  # transformers' default for the family
-        return _build(cls, values, where)
+        try:
+            values["rope_theta"], values["rope_scaling"] = read_rope(raw, values.get("max_position_embeddings", 4096))
+            return cls(**values)
+        except (ConfigError, TypeError) as error:  # TypeError: a word where a number belongs
+            raise ConfigError(f"{where}: {error}") from None
 
     def to_hf(self) -> dict[str, Any]:
         """The config.json that transformers reads, with the keys of this family only."""
@@ -241,13 +244,9 @@ class ModelConfig:
         return out
 
 
-def _build(cls: type[ModelConfig], values: dict[str, Any], where: str) -> ModelConfig:
-    try:
-        return cls(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    except TypeError as error:  # a word where a number belongs
-        raise ConfigError(f"{where}: {error}") from None
+def _share(config: ModelConfig) -> int:
+    """Each head's equal share of hidden_size."""
+    return config.hidden_size // max(1, config.num_attention_heads)
 
 
 def _refuse_unknown(keys: dict[str, Any], where: str, model_type: str) -> None:
