@@ -52,6 +52,7 @@ def test_rope_on_a_strided_view(dtype: torch.dtype) -> None:
 @DTYPES
 def test_swiglu(dtype: torch.dtype) -> None:
     tie(ops.swiglu, reference.swiglu, [(torch.randn(19, 70) * 3).to(dtype)], dtype)
+    tie(ops.swiglu_pair, reference.swiglu_pair, [(torch.randn(19, 35) * 3).to(dtype), torch.randn(19, 35).to(dtype)], dtype)
 
 
 @needs_native

@@ -15,6 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from doran.layers.cache import KVCache, LatentCache
+from doran.native import ops
+
+# Longer sequences go to torch's flash attention: the native kernel holds a head's L x L scores.
+_LONGEST_NATIVE = 1024
 
 
 class Attend(Protocol):
@@ -49,6 +53,7 @@ class PackedAttend:
         lengths = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
         if not lengths or min(lengths) <= 0 or bounds[0] != 0:
             raise ValueError(f"cu_seqlens must start at 0 and rise, got {bounds[:4]}...")
+        self.longest = max(lengths)
         self.shapes: list[tuple[int, int]] = [(len(lengths), lengths[0])]
         self.pad_P: Tensor | None = None
         if len(set(lengths)) > 1:
@@ -73,8 +78,15 @@ class PackedAttend:
         self.pad_P = torch.cat(pads)
         self.unpad_T = torch.arange(bounds[-1], device=device) + (first_rows - starts).repeat_interleave(sizes)
 
+    def native(self, *tensors: Tensor) -> bool:
+        """Do the C++ kernels take these? They do the same without padding (doran/native)."""
+        return self.longest <= _LONGEST_NATIVE and ops.usable(*tensors)
+
     def gqa(self, layer: int, q_THN: Tensor, k_TKN: Tensor, v_TKN: Tensor, scale: float) -> Tensor:
         """Expanded attention over the packed tokens -> (T, H, V). Value width may differ from key width."""
+        if self.native(q_THN, k_TKN, v_TKN):
+            nothing = q_THN[..., :0]
+            return ops.packed_attention(q_THN, nothing, k_TKN, nothing[:, 0], v_TKN, self.cu_seqlens, scale)
         if self.pad_P is None:
             (shape,) = self.shapes
             return _causal(q_THN, k_TKN, v_TKN, shape, scale)
@@ -97,6 +109,11 @@ class PackedAttend:
         scale: float,
     ) -> Tensor:
         """Expanded latent attention: keys and values are made from the latents, then attended as usual."""
+        heads, nope = q_nope_THN.shape[1:]
+        if self.native(q_nope_THN, q_pe_THR, c_kv_TC, k_pe_TR):
+            kv_THX = F.linear(c_kv_TC, kv_b_weight).unflatten(-1, (heads, -1))
+            k_nope_THN, v_THV = kv_THX.split((nope, kv_THX.shape[-1] - nope), dim=-1)
+            return ops.packed_attention(q_nope_THN, q_pe_THR, k_nope_THN, k_pe_TR, v_THV, self.cu_seqlens, scale)
         q_THN, k_THN, v_THV = expand(q_nope_THN, q_pe_THR, c_kv_TC, k_pe_TR, kv_b_weight)
         return self.gqa(layer, q_THN, k_THN, v_THV, scale)
 
@@ -235,6 +252,8 @@ class CacheAttend:
         latent[self.write_slots_T, self.write_rows_T] = torch.cat((c_kv_TC, k_pe_TR), -1).to(latent.dtype)
         if self.packed is not None:
             return self.packed.mla(layer, q_nope_THN, q_pe_THR, c_kv_TC, k_pe_TR, kv_b_weight, scale)
+        if self.cu_seqlens is None and ops.usable(latent):
+            return self._absorbed_natively(latent, q_nope_THN, q_pe_THR, kv_b_weight, scale)
         if self.cu_seqlens is None:
             rows_TLX = self._rows(latent)[:, : self.length]
             return absorbed(q_nope_THN, q_pe_THR, rows_TLX, kv_b_weight, scale, self.mask_TL)
@@ -245,6 +264,17 @@ class CacheAttend:
             q, k, v = expand(q_nope_THN[part].to(c_LC.dtype), q_pe_THR[part].to(c_LC.dtype), c_LC, pe_LR, weight)
             out.append(_continue(q, k.transpose(0, 1), v.transpose(0, 1), scale))
         return torch.cat(out).to(q_nope_THN.dtype)
+
+    def _absorbed_natively(
+        self, latent_SLX: Tensor, q_nope_THN: Tensor, q_pe_THR: Tensor, kv_b_weight: Tensor, scale: float
+    ) -> Tensor:
+        """`absorbed` without mask or padding: each slot's own length is read and no more."""
+        (heads, nope), dtype = q_nope_THN.shape[1:], latent_SLX.dtype
+        w_HXC = kv_b_weight.unflatten(0, (heads, -1)).to(dtype)
+        q_HTC = torch.bmm(q_nope_THN.transpose(0, 1).to(dtype), w_HXC[:, :nope])
+        q_THX = torch.cat((q_HTC.transpose(0, 1), q_pe_THR.to(dtype)), -1)
+        o_THC = ops.mla_decode(q_THX, latent_SLX, self.slots, self.past + 1, w_HXC.shape[-1], scale)
+        return torch.bmm(o_THC.transpose(0, 1), w_HXC[:, nope:].transpose(1, 2)).transpose(0, 1).to(q_nope_THN.dtype)
 
     def _sequences(self) -> list[tuple[slice, int, int]]:
         """(this step's tokens, slot, tokens in the slot after the step) of each sequence."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from doran.arch.config import ModelConfig
+from doran.native import ops
 
 
 class SwiGLU(nn.Module):
@@ -25,7 +26,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        return self.down_proj(F.silu(self.gate_proj(x_TD)) * self.up_proj(x_TD))
+        return self.down_proj(ops.swiglu_pair(self.gate_proj(x_TD), self.up_proj(x_TD)))
 
 
 class RouterStats:
@@ -125,24 +126,23 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(e, d, i))
 
     def forward(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
-        """Sum of the chosen experts' weighted outputs -> (T, D). Tokens are sorted by expert once; the result does not
-        depend on threads: torch's CPU index_add goes through its rows in order."""
-        top_k = experts_Tk.shape[1]
+        """Sum of the chosen experts' weighted outputs -> (T, D). Tokens are sorted by expert once; gathers only, so the
+        result does not depend on threads."""
         flat = experts_Tk.flatten()
         order = flat.argsort(stable=True)
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(len(order), device=order.device)
         counts = torch.bincount(flat, minlength=len(self.gate_up_proj)).tolist()
-        token = order // top_k
         kind = x_TD.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_TD.dtype
-        x_PD = x_TD.to(dtype).index_select(0, token)
+        x_PD = ops.expert_gather(x_TD.to(dtype), order, inverse, experts_Tk.shape[1])
         gate_up, down = self.gate_up_proj.to(dtype).unbind(0), self.down_proj.to(dtype).unbind(0)
         parts = [
-            F.linear(_silu_gate(F.linear(part, gate_up[e])), down[e])
+            F.linear(ops.swiglu(F.linear(part, gate_up[e])), down[e])
             for e, part in enumerate(x_PD.split(counts))
             if counts[e]
         ]
-        y_PD = torch.cat(parts) * weights_Tk.flatten().index_select(0, order).to(dtype)[:, None]
-        return torch.zeros_like(x_TD, dtype=dtype).index_add(0, token, y_PD)
+        return ops.expert_combine(torch.cat(parts), inverse, weights_Tk)
 
     def slow(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """The same, token by token: the reference for tests."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from doran.native import ops
+
 
 class RMSNorm(nn.Module):
     """y = weight * x / rms(x), over the last axis. The result has x's dtype, or autocast's where autocast is on."""
@@ -16,9 +18,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
-        x_32 = x.float()
-        y = x_32 * torch.rsqrt(x_32.pow(2).mean(-1, keepdim=True) + self.eps)
         # The next op is a matmul: handing it autocast's dtype saves it a cast for each of its uses.
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        return (self.weight.float() * y).to(dtype)
+        return ops.rms_norm(x.to(dtype), self.weight, self.eps)

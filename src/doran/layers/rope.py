@@ -15,10 +15,11 @@ from torch import Tensor
 
 from doran.arch.config import ModelConfig
 from doran.arch.rope_scaling import RopeScaling
+from doran.native import ops
 
 
 class RopeTable(NamedTuple):
-    """cos and sin of each token's angles, (T, 1, R/2) fp32, ready to meet (T, H, R/2)."""
+    """cos and sin of each token's angles, (T, R/2) fp32."""
 
     cos: Tensor
     sin: Tensor
@@ -76,16 +77,12 @@ class Rope:
         """The table for these positions, made once a forward and shared by all layers."""
         if self.inv_freq.device != positions_T.device:
             self.inv_freq = self.inv_freq.to(positions_T.device)
-        angles = (positions_T.float()[:, None] * self.inv_freq)[:, None, :]
+        angles = positions_T.float()[:, None] * self.inv_freq
         return RopeTable(angles.cos() * self.factor, angles.sin() * self.factor)
 
 
 def apply_rope(x_THR: Tensor, table: RopeTable, interleave: bool) -> Tensor:
     """Rotate in fp32; same shape and dtype out, in halves layout."""
-    x = x_THR.float()
     if interleave:
-        a, b = x[..., 0::2], x[..., 1::2]
-    else:
-        a, b = x.chunk(2, dim=-1)
-    cos, sin = table
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x_THR.dtype)
+        x_THR = x_THR.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    return ops.rope(x_THR, table.cos, table.sin)

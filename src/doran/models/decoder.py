@@ -58,7 +58,7 @@ class Decoder(nn.Module):
         if stats is not None:
             stats.begin(getattr(attend, "cu_seqlens", None))
         rope = self.rope.table(positions_T)
-        h_TD = self.model.embed_tokens(tokens_T)
+        h_TD = _autocast(self.model.embed_tokens(tokens_T))
         for layer in self.model.layers[: self.config.num_hidden_layers]:
             h_TD = layer(h_TD, rope, attend, stats)
         return self.model.norm(h_TD)
@@ -80,9 +80,15 @@ class Decoder(nn.Module):
         """MTP module `depth` (DeepSeek-V3 s2.2): from the state at t (after the final norm, or after module depth - 1)
         and token t+1 to a state (T, D) whose `logits` predict t+2."""
         block = self.model.layers[self.config.num_hidden_layers + depth]
-        embedding_TD = self.model.embed_tokens(next_tokens_T)
+        embedding_TD = _autocast(self.model.embed_tokens(next_tokens_T))
         assert isinstance(block, MTPBlock)
         return block.predict(h_TD, embedding_TD, self.rope.table(positions_T), attend, stats)
+
+
+def _autocast(x: Tensor) -> Tensor:
+    """The residual stream runs in autocast's dtype where autocast is on: half the memory traffic of fp32."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 @torch.no_grad()

@@ -93,21 +93,44 @@ def rope(x_THR: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
 
 
 class _Swiglu(torch.autograd.Function):
+    """Of [gate ; up] in one matrix."""
+
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         gate_up = gate_up.contiguous()
         n, i = gate_up.shape[0], gate_up.shape[1] // 2
         y = torch.empty((n, i), dtype=gate_up.dtype)
-        call("swiglu_forward", y.dtype, gate_up, y, n, i)
+        call("swiglu_forward", y.dtype, gate_up, 2 * i, gate_up[:, i:], 2 * i, y, n, i)
         ctx.save_for_backward(gate_up)
         return y
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
-        grad = torch.empty_like(gate_up)
-        call("swiglu_backward", gy.dtype, gy.contiguous(), gate_up, grad, gy.shape[0], gy.shape[1])
+        grad, (n, i) = torch.empty_like(gate_up), gy.shape
+        up, gup, gy = gate_up[:, i:], grad[:, i:], gy.contiguous()
+        call("swiglu_backward", gy.dtype, gy, gate_up, 2 * i, up, 2 * i, grad, gup, 2 * i, n, i)
         return grad
+
+
+class _SwigluPair(torch.autograd.Function):
+    """Of gate and up in two matrices."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        gate, up = gate.contiguous(), up.contiguous()
+        n, i = gate.shape
+        y = torch.empty((n, i), dtype=gate.dtype)
+        call("swiglu_forward", y.dtype, gate, i, up, i, y, n, i)
+        ctx.save_for_backward(gate, up)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        ggate, gup, (n, i), gy = torch.empty_like(gate), torch.empty_like(up), gy.shape, gy.contiguous()
+        call("swiglu_backward", gy.dtype, gy, gate, i, up, i, ggate, gup, i, n, i)
+        return ggate, gup
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -115,6 +138,13 @@ def swiglu(gate_up: Tensor) -> Tensor:
     if gate_up.dim() == 2 and usable(gate_up):
         return _Swiglu.apply(gate_up)
     return reference.swiglu(gate_up)
+
+
+def swiglu_pair(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up for two matrices (N, I)."""
+    if gate.dim() == 2 and usable(gate, up):
+        return _SwigluPair.apply(gate, up)
+    return reference.swiglu_pair(gate, up)
 
 
 class _ExpertGather(torch.autograd.Function):

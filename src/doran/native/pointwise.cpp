@@ -68,28 +68,28 @@ static void rope(const S* x, int64_t xt, int64_t xh, const float* cos, const flo
         }
 }
 
-// gu (n, 2i) = [gate ; up]  ->  y (n, i) = silu(gate) * up
+// y (n, i) = silu(gate) * up; gate and up have row strides, so they may be the two halves of one matrix
 template <class S>
-static void swiglu_fwd(const S* gu, S* y, int64_t n, int64_t i) {
+static void swiglu_fwd(const S* gate, int64_t ldg, const S* up, int64_t ldu, S* y, int64_t n, int64_t i) {
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < n; t++) {
-        const S *g = gu + t * 2 * i, *u = g + i;
+        const S *g = gate + t * ldg, *u = up + t * ldu;
         S* o = y + t * i;
 #pragma omp simd
         for (int64_t j = 0; j < i; j++) { float a = load(g, j); store(o, j, a / (1.f + fast_exp(-a)) * load(u, j)); }
     }
 }
 template <class S>
-static void swiglu_bwd(const S* gy, const S* gu, S* ggu, int64_t n, int64_t i) {
+static void swiglu_bwd(const S* gy, const S* gate, int64_t ldg, const S* up, int64_t ldu, S* ggate, S* gup, int64_t ldo, int64_t n, int64_t i) {
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < n; t++) {
-        const S *g = gu + t * 2 * i, *u = g + i, *o = gy + t * i;
-        S *gg = ggu + t * 2 * i, *gup = gg + i;
+        const S *g = gate + t * ldg, *u = up + t * ldu, *o = gy + t * i;
+        S *gg = ggate + t * ldo, *gu = gup + t * ldo;
 #pragma omp simd
         for (int64_t j = 0; j < i; j++) {
             float a = load(g, j), b = load(u, j), d = load(o, j), s = 1.f / (1.f + fast_exp(-a));
             store(gg, j, d * b * s * (1.f + a * (1.f - s)));
-            store(gup, j, d * a * s);
+            store(gu, j, d * a * s);
         }
     }
 }
@@ -177,8 +177,8 @@ static void ce_bwd(const S* z, const int64_t* target, float temperature, const f
     extern "C" void rmsnorm_forward_##name(const S* x, int64_t ldx, const float* w, S* y, float* rstd, int64_t n, int64_t d, float eps) { rmsnorm_fwd(x, ldx, w, y, rstd, n, d, eps); } \
     extern "C" void rmsnorm_backward_##name(const S* gy, const S* x, int64_t ldx, const float* w, const float* rstd, S* gx, float* gw, int64_t n, int64_t d) { rmsnorm_bwd(gy, x, ldx, w, rstd, gx, gw, n, d); } \
     extern "C" void rope_##name(const S* x, int64_t xt, int64_t xh, const float* cos, const float* sin, S* y, int64_t n, int64_t h, int64_t r, float sign) { rope(x, xt, xh, cos, sin, y, n, h, r, sign); } \
-    extern "C" void swiglu_forward_##name(const S* gu, S* y, int64_t n, int64_t i) { swiglu_fwd(gu, y, n, i); }                                                         \
-    extern "C" void swiglu_backward_##name(const S* gy, const S* gu, S* ggu, int64_t n, int64_t i) { swiglu_bwd(gy, gu, ggu, n, i); }                                   \
+    extern "C" void swiglu_forward_##name(const S* g, int64_t ldg, const S* u, int64_t ldu, S* y, int64_t n, int64_t i) { swiglu_fwd(g, ldg, u, ldu, y, n, i); } \
+    extern "C" void swiglu_backward_##name(const S* gy, const S* g, int64_t ldg, const S* u, int64_t ldu, S* gg, S* gu, int64_t ldo, int64_t n, int64_t i) { swiglu_bwd(gy, g, ldg, u, ldu, gg, gu, ldo, n, i); } \
     extern "C" void gather_##name(const S* x, const int64_t* index, S* y, int64_t n, int64_t d) { gather(x, index, y, n, d); }                                          \
     extern "C" void combine_forward_##name(const S* x, const int64_t* index, const float* w, S* y, int64_t n, int64_t k, int64_t d) { combine(x, index, w, y, n, k, d); } \
     extern "C" void combine_backward_##name(const S* gy, const S* x, const int64_t* index, const float* w, S* gx, float* gw, int64_t n, int64_t k, int64_t d) { combine_bwd(gy, x, index, w, gx, gw, n, k, d); } \

@@ -26,6 +26,11 @@ def rope(x_THR: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up, where the last axis holds [gate ; up]."""
     gate, up = gate_up.chunk(2, -1)
+    return swiglu_pair(gate, up)
+
+
+def swiglu_pair(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up."""
     return F.silu(gate) * up
 
 
