@@ -16,7 +16,9 @@ MAX_SPAN_CHARS = 1_000
 
 _SPECIAL_AT_END = re.compile(r"(?:<\|[^|<>]{1,60}\|>|<｜[^｜<>]{1,60}｜>|</s>)\Z")
 _MARKER = re.compile(
-    r"(?:\banswer|정답|(?<![가-힣])답|(?:^|\n)A)\s{0,3}(?:\*\*)?\s{0,3}[:：]\s{0,3}(?:\*\*)?([^\n]{1,1000})", re.IGNORECASE
+    r"(?:\banswer|정답|(?<![가-힣])답|(?:^|\n)A)"
+    r"\s{0,3}(?:\*\*)?\s{0,3}[:：]\s{0,3}(?:\*\*)?([^\n]{1,1000})",
+    re.IGNORECASE,
 )
 _SENTENCE_EN = re.compile(r"\banswer\s{1,3}is\s{1,3}(?!not\b)(?:equal to\s)?:?([^\n]{1,1000})", re.IGNORECASE)
 _SENTENCE_KO = re.compile(

@@ -19,7 +19,7 @@ from doran.tasks.rows import read_rows
 from doran.tasks.task import Item, Language, Languages, Score, Split, check_request, content_key, right, split_of, wrong
 
 Scorer = Literal["math", "exact", "choice", "regex"]
-"""math: by value; exact: the same text but for case, spaces and ending; choice: an option letter; regex: answer is a pattern."""
+"""math: by value; exact: the same text but for case, spaces and ending; choice: an option letter; regex: a pattern."""
 
 _OPTION = re.compile(r"\(?([A-Ja-j])(?:[).:]|번|$)(?!\w)")
 _KOREAN_ENDING = re.compile(r"(?:입니다|이다|이에요|예요|번)$")
@@ -98,7 +98,8 @@ class ChoiceTask:
         if not self.config.all_rows:
             items = [item for item in items if split_of(item.key) == split]
         if n > len(items):
-            raise UsageError(f"{self.config.data}: {len(items)} {split} rows, not {n}", hint=f"ask for at most {len(items)}")
+            hint = f"ask for at most {len(items)}" + ("" if self.config.all_rows else ", or set all_rows")
+            raise UsageError(f"{self.config.data}: {len(items)} {split} rows, not {n}", hint=hint)
         return sorted(items, key=lambda item: seed_for(self.name, split, seed, item.key))[:n]
 
     def _items(self) -> list[Item]:
@@ -115,7 +116,8 @@ def _choice_item(row: dict[str, Any], where: str) -> Item:
             and isinstance(letter, str) and option(letter)):
         raise DataError(f"{where}: no question with 2 to 10 options and a right letter",
                         hint='write {"question": ..., "options": ["A) ...", "B) ..."], "correct": "B"}')
-    lines = [str(o) if re.match(r"\s*\(?[A-J][).:]", str(o)) else f"{'ABCDEFGHIJ'[i]}) {o}" for i, o in enumerate(options)]
+    labelled = re.compile(r"\s*\(?[A-J][).:]")
+    lines = [o if labelled.match(o) else f"{x}) {o}" for x, o in zip("ABCDEFGHIJ", map(str, options), strict=False)]
     language: Language = dominant(question) or "en"
     return Item("\n".join([question.strip(), *lines]), option(letter), language, {"options": lines},
                 content_key("choice", question, *lines))

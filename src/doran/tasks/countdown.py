@@ -91,7 +91,7 @@ def reachable(nums: tuple[int, ...]) -> frozenset[int]:
 def _partings(nums: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
     """Every way to part the numbers in two, the first number always on the left."""
     rest = range(1, len(nums))
-    out = {}
+    out: dict[tuple[tuple[int, ...], tuple[int, ...]], None] = {}
     for size in range(len(nums) - 1):
         for chosen in itertools.combinations(rest, size):
             left = (nums[0], *(nums[i] for i in chosen))
@@ -135,7 +135,7 @@ def _partners(a: int, target: int) -> Iterator[tuple[str, int, bool]]:
 
 @lru_cache(maxsize=16)
 def all_puzzles(config: CountdownConfig) -> tuple[Puzzle, ...]:
-    """Every puzzle of a configuration, ascending. The default has about ten thousand and takes a few hundredths of a second."""
+    """Every puzzle of a configuration, ascending. The default's 4,050 take some hundredths of a second."""
     span = range(config.min_number, config.max_number + 1)
     return tuple(
         (nums, target)
@@ -168,7 +168,7 @@ class CountdownTask:
             if n > len(held_out):
                 raise UsageError(f"countdown has only {len(held_out)} held-out puzzles of this size, not {n}",
                                  hint=f"ask for at most {len(held_out)}, or raise max_number")
-            return [self._item(p, lang, seed, split, i) for i, (p, lang) in enumerate(zip(held_out[:n], each, strict=True))]
+            return [self._item(held_out[i], each[i], seed, split, i) for i in range(n)]
 
         def draw(index: int, attempt: int) -> Item:
             return self._item(self._draw(split, seed, index, attempt), each[index], seed, split, index)

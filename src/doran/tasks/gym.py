@@ -1,8 +1,8 @@
 """Any of reasoning-gym's puzzles as a task: `gym:NAME`. English prompts only; the package is optional.
 
-Not here: the puzzles. Two habits of the package are mended: its items are seeded by seed + index, so neighbouring seeds
-share almost all of them (here the seed is a hash), and its default scorer pays for a text that merely contains the answer
-(here it sees the stated answer alone, and only full marks count unless `partial` is set).
+Not here: the puzzles. Two habits of the package are mended. Its items are seeded by seed + index, so neighbouring
+seeds share almost all of them: here the seed is a hash. Its default scorer pays for a text that merely contains the
+answer: here it sees the stated answer alone, and only full marks count unless `partial` is set.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tasks over a user's own questions: `jsonl`, and `gsm8k` for GSM8K's files (rows.py says which shapes of row).
 
 Not here: reading files (rows.py), judging mathematics (math.py).
-One file is split by key, one row in eight held out. A publisher's own split is kept with `test_data` (questions found in
-both files are dropped from training) or with `all_rows`, where the file serves whichever split is asked for.
+One file is split by key, one row in eight held out. A publisher's own split is kept with `test_data` (questions found
+in both files are dropped from training) or with `all_rows`, where the file serves whichever split is asked for.
 """
 
 from __future__ import annotations
@@ -69,21 +69,24 @@ class JsonlTask:
         return items if c.all_rows else [item for item in items if split_of(item.key) == split]
 
     def generate(self, split: Split, n: int, seed: int, language: Languages = "mixed") -> list[Item]:
-        """`n` rows in an order of the seed's; training goes round again when all are used, the held-out split does not."""
+        """`n` rows in an order of the seed's. Training goes round again when all are used; the held-out split does not.
+        """
         check_request(split, n, language)
         rows = self.rows(split, language)
         if n and not rows:
             raise UsageError(f"{self.config.data or self.config.test_data}: no {split} rows in language {language}",
                              hint="use language mixed, all_rows: true, or another file")
         if split == "test" and n > len(rows):
-            raise UsageError(f"{self.config.test_data or self.config.data}: {len(rows)} {split} rows, not {n}",
-                             hint=f"ask for at most {len(rows)}" + ("" if self.config.all_rows else ", or set all_rows"))
+            hint = f"ask for at most {len(rows)}" + ("" if self.config.all_rows else ", or set all_rows")
+            file = self.config.test_data or self.config.data
+            raise UsageError(f"{file}: {len(rows)} {split} rows, not {n}", hint=hint)
         out: list[Item] = []
         while len(out) < n:
-            epoch = len(out) // len(rows)
-            shuffled = sorted(rows, key=lambda item: seed_for(self.name, split, seed, epoch, item.key, item.language))  # noqa: B023
-            out += shuffled[: n - len(out)]
-        return [self._with_instructions(item) for item in out]
+            out += self._shuffled(rows, split, seed, len(out) // len(rows))
+        return [self._with_instructions(item) for item in out[:n]]
+
+    def _shuffled(self, rows: list[Item], split: Split, seed: int, epoch: int) -> list[Item]:
+        return sorted(rows, key=lambda item: seed_for(self.name, split, seed, epoch, item.key, item.language))
 
     def _with_instructions(self, item: Item) -> Item:
         if not self.config.instructions:

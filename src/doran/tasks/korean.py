@@ -1,6 +1,6 @@
 """Korean in small: particles that fit the word before them, and numbers read aloud (Sino-Korean and native).
 
-Not here: morphology. A word's particle follows from the sound of its last letter: 책을, 사과를, 12를 (십이를), 10을 (십을).
+Not here: morphology. A word's particle follows from its last sound: 책을, 사과를, 12를 (십이를), 10을.
 """
 
 from __future__ import annotations

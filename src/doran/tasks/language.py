@@ -1,4 +1,4 @@
-"""The language-consistency reward of R1 (section 2.3.2): the share of the thought's words that are in the target language.
+"""The language-consistency reward of R1 (section 2.3.2): the share of a thought's words in the target language.
 
 Words are told apart by script (Hangul or Latin), which is all two languages need. Not a language detector: French
 counts as English. Rules:
@@ -18,7 +18,10 @@ _IGNORED = re.compile(r"```[^`]*```|`[^`\n]*`|\\[A-Za-z]+|<[^<>\s]{1,40}>")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _HANGUL = re.compile(r"[가-힣ᄀ-ᇿㄱ-ㆎ]")
 _LATIN = re.compile(r"[A-Za-zÀ-ɏ]")
-_FOREIGN = re.compile(r"[\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003134f]")
+_FOREIGN = re.compile(
+    r"[\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff"  # marks, Kana, Bopomofo
+    r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003134f]"  # Hanja, half-width Kana
+)
 
 
 def word_counts(text: str) -> dict[str, int]:

@@ -48,8 +48,8 @@ class MathVerifier:
         if len(text) > MAX_SYMBOLIC_CHARS or depth(text) > MAX_DEPTH or _TOWER.search(text):
             return wrong(text, "refused: too long, too deep or too large to compare")
         if self.workers is None:
-            return wrong(text, "differs as text; math-verify is not installed, so only numbers and fractions are compared"
-                               " (pip install 'doran[math]')")
+            return wrong(text, "differs as text; without math-verify only numbers and fractions are compared by value "
+                               "(pip install 'doran[math]')")
         equal, reason = self.workers.equal(gold, text)
         return right(text, reason) if equal else wrong(text, reason)
 

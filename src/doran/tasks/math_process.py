@@ -6,6 +6,7 @@ memory is killed and replaced at the next need; the answer it was asked about sc
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import selectors
@@ -85,10 +86,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe:
-            try:
+            with contextlib.suppress(OSError):  # a request that was never read
                 pipe.close()
-            except OSError:  # a request that was never read
-                pass
 
 
 class Workers:

@@ -32,8 +32,8 @@ def main(memory_mb: int) -> None:
         request = json.loads(line)
         try:
             gold, answer = (
-                parse(f"\\boxed{{{request[side]}}}", extraction_config=configs, parsing_timeout=None, raise_on_error=True)
-                for side in ("gold", "answer")
+                parse(f"\\boxed{{{text}}}", extraction_config=configs, parsing_timeout=None, raise_on_error=True)
+                for text in (request["gold"], request["answer"])
             )
             equal = bool(gold and answer and verify(gold, answer, timeout_seconds=None, raise_on_error=True))
             reply = {"equal": equal, "reason": "equal by math-verify" if equal else "differs by math-verify"}

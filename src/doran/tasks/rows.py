@@ -53,7 +53,8 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
                     where = f"{path}, line {number}"
                     yield where, _row(line, where)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}, after line {number}: damaged gzip data ({error})", hint="copy the file again") from None
+        where = f"{path}, after line {number}"
+        raise DataError(f"{where}: damaged gzip data ({error})", hint="copy the file again") from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}", hint="check the file and its permissions") from None
 
@@ -76,7 +77,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise DataError(f"{path}: reading Parquet needs pyarrow", hint="pip install 'doran[data]', or use JSONL") from None
+        hint = "pip install 'doran[data]', or use JSONL"
+        raise DataError(f"{path}: reading Parquet needs pyarrow", hint=hint) from None
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
@@ -125,7 +127,8 @@ def _text(row: Mapping[str, Any], field: str, where: str) -> str:
     if isinstance(value, int | float):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        what = "is missing" if field not in row else "is empty" if value in ("", None) or isinstance(value, str) else "is no text"
+        blank = value is None or isinstance(value, str)
+        what = "is missing" if field not in row else "is empty" if blank else "is no text"
         raise DataError(f"{where}: {field} {what}", hint=f"give it text, or delete the row; a row has {_SHAPES}")
     return value.strip()
 

@@ -1,7 +1,7 @@
 """What a task is: questions whose answers a program can check. Item, Score, Task, and `get_task` to make one by name.
 
 Not here: any task itself (one file each), and the rewards for form (format.py, language.py).
-The split of an item follows from a hash of its content, never from a seed: a held-out item cannot be drawn for training.
+An item's split follows from a hash of its content, never from a seed: a held-out item cannot be drawn for training.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TEST_ONE_IN = 8
 
 @dataclass(frozen=True)
 class Item:
-    """One question. `key` hashes its content (language left out) and decides the split; `meta` holds JSON-like extras."""
+    """One question. `key` hashes its content, language left out, and decides the split; `meta` holds extras."""
 
     prompt: str
     answer: str | None
@@ -99,7 +99,7 @@ def languages(language: Languages, n: int) -> Iterator[Language]:
 
 
 def number_instructions(language: Language) -> str:
-    """A sentence for models that were never trained on the bare question: think in tags, answer with a number in tags."""
+    """A sentence for models never trained on the bare question: think in tags, answer with a number in tags."""
     if language == "en":
         return " Think inside <think> </think> tags and end with the number inside <answer> </answer> tags."
     return " <think> </think> 태그 안에서 생각한 뒤 마지막에 수를 <answer> </answer> 태그 안에 쓰세요."
@@ -118,7 +118,8 @@ def draw_items(split: Split, n: int, draw: Callable[[int, int], Item], max_tries
             if split_of(item.key) == split and not (split == "test" and item.key in seen):
                 break
         else:
-            raise UsageError(f"found only {index} different {split} items of {n}", hint="ask for fewer or widen the task")
+            hint = "ask for fewer or widen the task"
+            raise UsageError(f"found only {index} different {split} items of {n}", hint=hint)
         seen.add(item.key)
         items.append(item)
     return items

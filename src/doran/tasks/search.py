@@ -1,0 +1,155 @@
+"""Search in writing: what a thought about a Countdown puzzle with three numbers looks like, for pretraining and for cold start.
+
+A thought opens branches ("try 3 * 7 = 21: 21 + 12 = 33, 21 - 12 = 9; ..."): a first step with two of the numbers, then steps with
+its result and the third. `transcript` writes the imperfect, short searches a base model learns from: branches come in random
+order, most searches stop after one or two of them without an answer, some overlook a hit. Checking is there to be learned,
+persistence is not: that is left to reinforcement learning. `readable` rewrites a correct thought by rule for the cold start.
+Not here: puzzles and the judge (countdown.py), and the prompt's wrapping.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from doran.base.config import StrictModel
+from doran.tasks.task import Language
+
+
+class SearchStyle(StrictModel):
+    """How the searches in the pretraining text go wrong."""
+
+    stop: float = Field(0.5, ge=0, le=1, description="chance to give up after a branch")
+    persistent: float = Field(0.06, ge=0, le=1, description="share of searches that never give up")
+    overlook: float = Field(0.05, ge=0, le=1, description="chance not to notice a hit")
+    whole: float = Field(0.5, ge=0, le=1, description="chance that a branch tries all its steps, not just some")
+    max_value: int = Field(300, ge=1, description="steps with a larger result are not tried")
+
+
+WORDS = {
+    "en": {"try": "try ", "hit": " yes", "stop": "give up", "first": "let me try ", "next": "next ", "no": "no", "yes": "yes"},
+    "ko": {"try": "시도 ", "hit": " 맞다", "stop": "포기", "first": "먼저 ", "next": "다음 ", "no": "아니다", "yes": "맞다"},
+}
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A first step, e.g. "3 * 7" with value 21, and the number that is left."""
+
+    text: str
+    value: int
+    rest: int
+
+
+def steps(a: int, b: int, max_value: int) -> list[tuple[str, int]]:
+    """Every sensible step with a and b as (template, value); the templates hold {a} and {b}. Differences and quotients are
+    written larger first, a zero difference and a division by one are not sensible."""
+    high, low = ("{a}", "{b}") if a >= b else ("{b}", "{a}")
+    found = [("{a} + {b}", a + b), ("{a} * {b}", a * b)]
+    if a != b:
+        found.append((f"{high} - {low}", abs(a - b)))
+    if min(a, b) > 1 and max(a, b) % min(a, b) == 0:
+        found.append((f"{high} / {low}", max(a, b) // min(a, b)))
+    return [step for step in found if step[1] <= max_value]
+
+
+def branches(nums: Sequence[int], max_value: int) -> list[Branch]:
+    """All different first steps of a puzzle with three numbers."""
+    found = {}
+    for i, j, k in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
+        for template, value in steps(nums[i], nums[j], max_value):
+            branch = Branch(template.format(a=nums[i], b=nums[j]), value, nums[k])
+            found[branch] = None
+    return list(found)
+
+
+def transcript(rng: random.Random, nums: Sequence[int], target: int, language: Language, style: SearchStyle) -> tuple[str, bool]:
+    """A completion `<think>...</think>answer` and whether its search ended in a noticed hit; without one the answer is wrong."""
+    words, order = WORDS[language], branches(nums, style.max_value)
+    rng.shuffle(order)
+    persistent = rng.random() < style.persistent
+    thought, answer = "", ""
+    for branch in order:
+        line, answer, hit = _explore(rng, branch, target, style)
+        thought += ("; " if thought else "") + f"{words['try']}{branch.text} = {branch.value}: {line}"
+        if hit:
+            return f"<think>{thought}{words['hit']}</think>{answer}", True
+        if not persistent and rng.random() < style.stop:
+            break
+    return f"<think>{thought}; {words['stop']}</think>{answer}", False
+
+
+def _explore(rng: random.Random, branch: Branch, target: int, style: SearchStyle) -> tuple[str, str, bool]:
+    """Steps from a branch's value: the text, the last one as a full expression, and whether it is a noticed hit."""
+    tried = steps(branch.value, branch.rest, style.max_value)
+    rng.shuffle(tried)
+    if rng.random() >= style.whole:
+        tried = tried[: rng.randint(1, len(tried))]
+    said, answer = [], ""
+    for template, value in tried:
+        said.append(f"{template.format(a=branch.value, b=branch.rest)} = {value}")
+        answer = template.format(a=f"({branch.text})", b=branch.rest)
+        if value == target and rng.random() >= style.overlook:
+            return ", ".join(said), answer, True
+    return ", ".join(said), answer, False
+
+
+_BRANCH = re.compile(r"(\d+ [-+*/] \d+ = \d+): ((?:\d+ [-+*/] \d+ = \d+(?:, )?)+)")
+_EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
+
+
+def readable(thought: str, target: int, language: Language) -> str | None:
+    """A correct thought rewritten by rule (R1 s2.3.1): branches and steps once each, in words of the question's language, ending
+    at the first hit. None where an equation is wrong or there is no hit: such a thought is not worth learning from."""
+    words, lines, seen = WORDS[language], [], set()
+    for opening, body in _BRANCH.findall(thought):
+        equations = [m.group() for m in _EQUATION.finditer(body)]
+        if not all(map(_holds, [opening, *equations])):
+            return None
+        fresh = [e for e in dict.fromkeys(equations) if (opening, e) not in seen]
+        seen.update((opening, e) for e in fresh)
+        hit = next((i for i, e in enumerate(fresh) if int(e.rsplit(" ", 1)[1]) == target), None)
+        if fresh:
+            start = words["next"] if lines else words["first"]
+            kept = fresh if hit is None else fresh[: hit + 1]
+            lines.append(f"{start}{opening}: {', '.join(kept)}, {words['no' if hit is None else 'yes']}")
+        if hit is not None:
+            return ". ".join(lines) + "."
+    return None
+
+
+def _holds(equation: str) -> bool:
+    match = _EQUATION.fullmatch(equation)
+    if match is None:
+        return False
+    a, op, b, value = int(match[1]), match[2], int(match[3]), int(match[4])
+    return {"+": a + b == value, "-": a - b == value, "*": a * b == value, "/": b != 0 and a == b * value}[op]
+
+
+def worked(solution: Sequence[tuple[str, int]], language: Language, in_words: bool) -> str:
+    """The steps of an arithmetic or word problem, e.g. "3 + 4 = 7, 7 * 2 = 14"; in words: "first 3 + 4 = 7, next 7 * 2 = 14"."""
+    said = [f"{_spaced(expression)} = {value}" for expression, value in solution]
+    if not in_words:
+        return ", ".join(said)
+    first, following = {"en": ("first ", "next "), "ko": ("먼저 ", "다음 ")}[language]
+    return ", ".join((following if i else first) + step for i, step in enumerate(said))
+
+
+def _spaced(expression: str) -> str:
+    return re.sub(r"\s*([-+*/])\s*", r" \1 ", expression)
+
+
+def number_facts(rng: random.Random, max_number: int, max_value: int) -> str:
+    """A line of 6 to 12 equations over the numbers that searches meet: two puzzle numbers, or a first result and a number."""
+    said = []
+    for _ in range(rng.randint(6, 12)):
+        a, b = rng.randint(1, max_number), rng.randint(1, max_number)
+        if rng.random() < 0.5:
+            a = rng.choice(steps(a, rng.randint(1, max_number), max_value))[1]
+        template, value = rng.choice(steps(a, b, max_value))
+        said.append(f"{template.format(a=a, b=b)} = {value}")
+    return ", ".join(said)
