@@ -42,7 +42,10 @@ def imports_of(path: Path) -> list[tuple[int, str]]:
             module = ".".join(filter(None, (base, node.module)))
             # `from doran import base` names a package, `from doran.base import rng` a module: both forms count
             found += [(node.lineno, f"{module}.{alias.name}" if module == "doran" else module) for alias in node.names]
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__"):
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+            "import_module",
+            "__import__",
+        ):
             # a name put together at run time starts with a constant part, which is enough to see the package
             for text in (n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)):
                 found.append((node.lineno, text))
@@ -66,11 +69,14 @@ def complaints(path: Path) -> list[str]:
         if here == "__init__.py":
             bad.append(f"{name}:{line}: doran/__init__.py imports nothing of doran, but this imports {module}")
         elif there not in FLOOR_OF:
-            bad.append(f"{name}:{line}: imports {module}, which is on no floor (add it to FLOORS and to the design page)")
+            bad.append(
+                f"{name}:{line}: imports {module}, which is on no floor (add it to FLOORS and to the design page)"
+            )
         elif FLOOR_OF[there] == FLOOR_OF[here]:
             bad.append(f"{name}:{line}: {here}/ imports its sibling {there}/ on floor {FLOOR_OF[here]} ({module})")
         elif FLOOR_OF[there] > FLOOR_OF[here]:
-            bad.append(f"{name}:{line}: {here}/ (floor {FLOOR_OF[here]}) imports up: {there}/ (floor {FLOOR_OF[there]}, {module})")
+            floors = f"{here}/ (floor {FLOOR_OF[here]}) imports up: {there}/ (floor {FLOOR_OF[there]}, {module})"
+            bad.append(f"{name}:{line}: {floors}")
     return bad
 
 
@@ -85,7 +91,9 @@ def test_file_is_short_and_says_what_it_is(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     lines = len(text.splitlines())
     assert lines <= MAX_LINES, f"{path.name} has {lines} lines; split it by subject (at most {MAX_LINES})"
-    assert ast.get_docstring(ast.parse(text)), f"{path.relative_to(SOURCE)} starts without a docstring saying what it is"
+    assert ast.get_docstring(ast.parse(text)), (
+        f"{path.relative_to(SOURCE)} starts without a docstring saying what it is"
+    )
 
 
 def test_every_package_is_on_a_floor() -> None:
@@ -111,10 +119,16 @@ def test_floors_are_those_of_the_design_page() -> None:
         ("text/a.py", "importlib.import_module('doran.recipes.recipe')", "imports up"),
         ("text/a.py", "import doran.misc", "no floor"),
         ("plan/a.py", "def f():\n    import torch.nn as nn", "without torch"),
-        ("text/a.py", "from doran.base import rng\nfrom . import parse\nfrom doran.text.parse import x\nimport torch", ""),
+        (
+            "text/a.py",
+            "from doran.base import rng\nfrom . import parse\nfrom doran.text.parse import x\nimport torch",
+            "",
+        ),
     ],
 )
-def test_the_check_sees_each_kind_of_wrong_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, code: str, word: str) -> None:
+def test_the_check_sees_each_kind_of_wrong_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, code: str, word: str
+) -> None:
     monkeypatch.setattr(f"{__name__}.SOURCE", tmp_path)
     path = tmp_path / where
     path.parent.mkdir()

@@ -45,7 +45,9 @@ def refusal(values: dict) -> str:
 
 
 def test_good_settings_become_a_frozen_model() -> None:
-    recipe = build(Recipe, {"name": "x", "train": {"lr": 1, "betas": [0.8, 0.9], "out": "a/b"}, "stages": [{"kind": "rl"}]})
+    recipe = build(
+        Recipe, {"name": "x", "train": {"lr": 1, "betas": [0.8, 0.9], "out": "a/b"}, "stages": [{"kind": "rl"}]}
+    )
     assert recipe.train.lr == 1.0 and recipe.train.betas == (0.8, 0.9) and recipe.train.out == Path("a/b")
     assert isinstance(recipe.stages[0], Rl)
     with pytest.raises(pydantic.ValidationError):
@@ -59,15 +61,27 @@ def test_good_settings_become_a_frozen_model() -> None:
         ({"trian": {}}, "r.yaml: trian: unknown key; did you mean train?"),
         ({"lr": 1}, "r.yaml: lr: unknown key; did you mean train.lr?"),
         ({"zzz": 1}, "r.yaml: zzz: unknown key; valid keys here: by_task, name, stages, train"),
-        ({"stages": [{"kind": "sft"}, {"kind": "rl", "grop": 2}]}, "r.yaml: stages.1.grop: unknown key; did you mean stages.1.group?"),
-        ({"by_task": {"math": {"step": 2}}}, "r.yaml: by_task.math.step: unknown key; did you mean by_task.math.steps?"),
-        ({"stages": [{"kind": "sft", "group": 2}]}, "r.yaml: stages.0.group: unknown key; valid keys here: epochs, kind"),
+        (
+            {"stages": [{"kind": "sft"}, {"kind": "rl", "grop": 2}]},
+            "r.yaml: stages.1.grop: unknown key; did you mean stages.1.group?",
+        ),
+        (
+            {"by_task": {"math": {"step": 2}}},
+            "r.yaml: by_task.math.step: unknown key; did you mean by_task.math.steps?",
+        ),
+        (
+            {"stages": [{"kind": "sft", "group": 2}]},
+            "r.yaml: stages.0.group: unknown key; valid keys here: epochs, kind",
+        ),
         ({"train": {"lr": "fast"}}, "r.yaml: train.lr: got 'fast', expected a number"),
         ({"train": {"lr": True}}, "r.yaml: train.lr: got True, expected a number"),
         ({"train": {"steps": 1.5}}, "r.yaml: train.steps: got 1.5, expected a whole number"),
         ({"train": {"steps": 0}}, "r.yaml: train.steps: got 0, expected greater than 0"),
         ({"train": {"lr": float("nan")}}, "r.yaml: train.lr: got nan, expected a finite number"),
-        ({"train": {"schedule": "cosin"}}, "r.yaml: train.schedule: got 'cosin', expected 'wsd' or 'cosine'; did you mean cosine?"),
+        (
+            {"train": {"schedule": "cosin"}},
+            "r.yaml: train.schedule: got 'cosin', expected 'wsd' or 'cosine'; did you mean cosine?",
+        ),
         ({"train": {"betas": [1, 2, 3]}}, None),
         ({"train": 3}, "r.yaml: train: got 3, expected keys and values"),
         ({"name": 7}, "r.yaml: name: got 7, expected text"),
@@ -92,8 +106,8 @@ def test_the_misspelt_key_comes_first_and_the_rest_is_counted() -> None:
 def test_yaml_scalars_mean_what_they_say() -> None:
     text = "a: 1e-3\nb: no\nc: 010\nd: 1:30\ne: -.inf\nf:\ng: 2024-01-01\nh: [1, 2.5, true]\ni: 1.\nj: '1'"
     assert parse_yaml(text, "x") == {
-        "a": 0.001, "b": "no", "c": 10, "d": "1:30", "e": float("-inf"), "f": None, "g": "2024-01-01", "h": [1, 2.5, True],
-        "i": 1.0, "j": "1",
+        "a": 0.001, "b": "no", "c": 10, "d": "1:30", "e": float("-inf"), "f": None, "g": "2024-01-01",
+        "h": [1, 2.5, True], "i": 1.0, "j": "1",
     }  # fmt: skip
 
 
@@ -126,7 +140,9 @@ def test_a_missing_or_binary_file_is_a_config_error(tmp_path: Path) -> None:
 
 def test_overrides_reach_mappings_and_list_items_and_leave_the_input_alone() -> None:
     values = {"train": {"lr": 1}, "stages": [{"name": "zero", "steps": 1}, {"name": "r1"}]}
-    changed = apply_overrides(values, ["train.lr=3e-4", "stages.1.steps=5", "stages.zero.steps=[1, 2]", "new.key=ko", "empty="])
+    changed = apply_overrides(
+        values, ["train.lr=3e-4", "stages.1.steps=5", "stages.zero.steps=[1, 2]", "new.key=ko", "empty="]
+    )
     assert changed == {
         "train": {"lr": 3e-4}, "stages": [{"name": "zero", "steps": [1, 2]}, {"name": "r1", "steps": 5}],
         "new": {"key": "ko"}, "empty": None,

@@ -17,7 +17,10 @@ def test_memory_facts_are_consistent() -> None:
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_container_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
-    names = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"), 2: ("memory.max", "memory.current", "inactive_file")}
+    names = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        2: ("memory.max", "memory.current", "inactive_file"),
+    }
     limit, used, cache = names[version]
     (tmp_path / limit).write_text("1000000\n")
     (tmp_path / used).write_text("700000\n")

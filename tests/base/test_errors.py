@@ -13,8 +13,16 @@ from doran.base import errors
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        ("DoranError", 1), ("ArtifactError", 1), ("NumericsError", 1), ("UsageError", 2), ("ConfigError", 2), ("DataError", 2),
-        ("CheckFailed", 3), ("OutOfMemory", 4), ("BudgetReached", 5), ("Interrupted", 130),
+        ("DoranError", 1),
+        ("ArtifactError", 1),
+        ("NumericsError", 1),
+        ("UsageError", 2),
+        ("ConfigError", 2),
+        ("DataError", 2),
+        ("CheckFailed", 3),
+        ("OutOfMemory", 4),
+        ("BudgetReached", 5),
+        ("Interrupted", 130),
     ],
 )
 def test_each_class_has_the_exit_code_of_the_design_page(name: str, code: int) -> None:

@@ -29,7 +29,15 @@ def test_json_round_trip_and_hash(tmp_path: Path) -> None:
         files.write_json(path, float("nan"))
 
 
-@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "no permission"), (errno.EROFS, "read-only"), (errno.EIO, "cannot be written")])
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EACCES, "no permission"),
+        (errno.EROFS, "read-only"),
+        (errno.EIO, "cannot be written"),
+    ],
+)
 def test_disk_trouble_names_the_path_and_keeps_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
 ) -> None:
@@ -60,7 +68,9 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
         files.write_atomic(tmp_path, "x")
 
 
-@pytest.mark.parametrize(("content", "words"), [(None, "no such file"), (b'{"a": ', "not valid JSON"), (b"\xff", "not valid JSON")])
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "no such file"), (b'{"a": ', "not valid JSON"), (b"\xff", "not valid JSON")]
+)
 def test_unreadable_json_is_an_artifact_error(tmp_path: Path, content: bytes | None, words: str) -> None:
     path = tmp_path / "a.json"
     if content is not None:

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from doran.base.rng import numpy_rng, python_rng, seed_for
 
-PARTS = st.lists(st.one_of(st.text(), st.integers(), st.floats(allow_nan=False), st.booleans(), st.none(), st.binary()), max_size=4)
+PARTS = st.lists(
+    st.one_of(st.text(), st.integers(), st.floats(allow_nan=False), st.booleans(), st.none(), st.binary()), max_size=4
+)
 
 
 def test_seeds_never_change_between_versions() -> None:
@@ -26,7 +28,20 @@ def test_different_parts_give_different_seeds(a: list, b: list) -> None:
 
 
 def test_borders_and_types_count() -> None:
-    assert len({seed_for("ab", "c"), seed_for("a", "bc"), seed_for("abc"), seed_for(1), seed_for("1"), seed_for(1.0), seed_for(True)}) == 7
+    assert (
+        len(
+            {
+                seed_for("ab", "c"),
+                seed_for("a", "bc"),
+                seed_for("abc"),
+                seed_for(1),
+                seed_for("1"),
+                seed_for(1.0),
+                seed_for(True),
+            }
+        )
+        == 7
+    )
 
 
 def test_numpy_numbers_count_as_plain_ones() -> None:

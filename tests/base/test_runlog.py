@@ -106,7 +106,19 @@ def test_progress_is_live_on_a_terminal() -> None:
     assert "rl · step 1 · reward 0.25" in stream.getvalue() and "a note [with brackets]" in stream.getvalue()
 
 
-@pytest.mark.parametrize(("value", "shown"), [(5400, "5,400"), (0.03125, "0.0312"), (37.5, "37.5"), (None, "–"), (True, "True"), ("ko", "ko"), (float("nan"), "–"), (12345.6, "12,346")])
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (5400, "5,400"),
+        (0.03125, "0.0312"),
+        (37.5, "37.5"),
+        (None, "–"),
+        (True, "True"),
+        ("ko", "ko"),
+        (float("nan"), "–"),
+        (12345.6, "12,346"),
+    ],
+)
 def test_numbers_are_short(value: object, shown: str) -> None:
     assert format_number(value) == shown
 

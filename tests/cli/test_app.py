@@ -21,7 +21,8 @@ def said(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]
 def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
     code = (
         "import sys; from doran.cli import app; code = app.run(['--help']);"
-        "heavy = {'torch', 'numpy', 'typer', 'pydantic', 'transformers'} & set(sys.modules); sys.exit(f'{code} {heavy}' if heavy or code else 0)"
+        "heavy = {'torch', 'numpy', 'typer', 'pydantic', 'transformers'} & set(sys.modules);"
+        "sys.exit(f'{code} {heavy}' if heavy or code else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -57,27 +58,39 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate", "--model", "x", "--seed", "one"], ["error: Invalid value for '--seed'"]),
     ],
 )
-def test_wrong_usage_is_two_lines_and_exit_2(args: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_two_lines_and_exit_2(
+    args: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, err = said(capsys, *args)
     assert (code, out) == (2, "") and len(err.splitlines()) == 2
     assert all(word in err for word in words)
 
 
 def torch_cpu_message() -> RuntimeError:
-    return RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+    return RuntimeError(
+        "[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+    )
 
 
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (errors.ConfigError("r.yaml: a: unknown key", hint="did you mean b?"), 2, "error: r.yaml: a: unknown key\nhint: did you mean b?\n"),
+        (
+            errors.ConfigError("r.yaml: a: unknown key", hint="did you mean b?"),
+            2,
+            "error: r.yaml: a: unknown key\nhint: did you mean b?\n",
+        ),
         (errors.CheckFailed("no"), 3, "error: no\n"),
         (errors.BudgetReached("time is up"), 5, "error: time is up\n"),
         (errors.Interrupted("stopped after step 3"), 130, "error: stopped after step 3\n"),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
         (MemoryError(), 4, "error: out of memory\n"),
         (torch_cpu_message(), 4, "error: out of memory\n"),
-        (ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow.parquet"), 1, "hint: pip install 'doran[data]'\n"),
+        (
+            ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow.parquet"),
+            1,
+            "hint: pip install 'doran[data]'\n",
+        ),
     ],
 )
 def test_errors_become_lines_and_exit_codes(
@@ -91,7 +104,9 @@ def test_errors_become_lines_and_exit_codes(
     assert (got, out) == (code, "") and line in err and "Traceback" not in err
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ModuleNotFoundError("x", name="doran.base.typo"), AssertionError()])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shape mismatch"), ModuleNotFoundError("x", name="doran.base.typo"), AssertionError()]
+)
 def test_our_own_mistakes_keep_their_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> int:
         raise error

@@ -41,7 +41,10 @@ def test_scripts_get_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_what_makes_doran_impossible_is_named_and_exits_3(
-    name: str, change: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    change: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     change(monkeypatch)
     code = app.run(["doctor", "--json"])

@@ -1,8 +1,8 @@
 """Strict settings: YAML in, frozen models out, and one clear line when something is wrong. Not where any default lives.
 
-An unknown key anywhere is an error that names the nearest valid one (`train.lrr: unknown key; did you mean train.lr?`), because
-dropping it in silence would train the wrong model for an hour. YAML is read as YAML 1.2 means it: `1e-3` is a number, and
-`no`, `010` and `1:30` are not turned into something else; a key given twice is an error.
+An unknown key anywhere is an error that names the nearest valid one (`train.lrr: unknown key; did you mean train.lr?`),
+because dropping it in silence would train the wrong model for an hour. YAML is read as YAML 1.2 means it: `1e-3` is a
+number, and `no`, `010` and `1:30` are not turned into something else; a key given twice is an error.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ Key = str | int
 
 
 class StrictModel(pydantic.BaseModel):
-    """Base of all settings: strict types, frozen, unknown keys refused, NaN and infinity refused. Make one with `build`."""
+    """Base of all settings: strict types, frozen, no unknown keys, no NaN or infinity. Make one with `build`."""
 
-    model_config = pydantic.ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    model_config = pydantic.ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 Model = TypeVar("Model", bound=StrictModel)
@@ -43,7 +45,9 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error})", hint="a recipe is a UTF-8 text file") from None
     value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: expected keys and values, got {_shown(value)}", hint="write lines such as `seed: 0`")
+        raise ConfigError(
+            f"{path}: expected keys and values, got {_shown(value)}", hint="write lines such as `seed: 0`"
+        )
     return value
 
 
@@ -68,7 +72,9 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
         path, equals, text = override.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):
-            raise ConfigError(f"{override!r} is not an override", hint="write it as key.subkey=value, such as train.lr=3e-4")
+            raise ConfigError(
+                f"{override!r} is not an override", hint="write it as key.subkey=value, such as train.lr=3e-4"
+            )
         holder: Any = result
         for depth, key in enumerate(keys[:-1]):
             holder = _descend(holder, key, ".".join(keys[: depth + 1]))
@@ -87,13 +93,15 @@ def build(cls: type[Model], values: Mapping[str, Any], where: str = "recipe.yaml
         return cls.model_validate_json(json.dumps(values, default=_plain))
     except pydantic.ValidationError as error:
         problems = error.errors(include_url=False)
-        problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")  # a misspelt key often explains the rest
+        problems.sort(
+            key=lambda problem: problem["type"] != "extra_forbidden"
+        )  # a misspelt key often explains the rest
         message, hint = _explain(cls, values, problems[0])
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ConfigError(f"{where}: {message}{more}", hint=hint) from None
 
 
-# --- errors in words ---------------------------------------------------------------------------------------------------
+# --- errors in words -------------------------------------------------------------------------------------
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -151,7 +159,7 @@ def _real_keys(values: Any, loc: tuple[Key, ...]) -> list[Key]:
 
 
 def _nearest_key(cls: type[StrictModel], loc: tuple[Key, ...], keys: list[Key]) -> str:
-    """The hint for an unknown key: a near name at its place, else the same name elsewhere, else the names that are valid."""
+    """The hint for an unknown key: a near name at its place, else the same name elsewhere, else all valid names."""
     here = _models_at(cls, loc[:-1])
     names = sorted({name for model in here for name in model.model_fields})
     prefix = "".join(f"{key}." for key in keys[:-1])
@@ -215,7 +223,7 @@ def _plain(value: Any) -> Any:
     raise ConfigError(f"{_shown(value)} cannot stand in settings", hint="use text, numbers, lists and keys")
 
 
-# --- overrides ---------------------------------------------------------------------------------------------------------
+# --- overrides -------------------------------------------------------------------------------------------
 
 
 def _descend(holder: Any, key: str, path: str) -> Any:
@@ -238,10 +246,12 @@ def _list_index(items: list[Any], key: str, path: str) -> int:
     if key.isdecimal() and int(key) < len(items):
         return int(key)
     known = ", ".join(str(name) for name in names if name)
-    raise ConfigError(f"{path}: this list has no item {key!r}", hint=f"use 0 to {len(items) - 1}" + (f" or {known}" if known else ""))
+    raise ConfigError(
+        f"{path}: this list has no item {key!r}", hint=f"use 0 to {len(items) - 1}" + (f" or {known}" if known else "")
+    )
 
 
-# --- YAML 1.2 on PyYAML ------------------------------------------------------------------------------------------------
+# --- YAML 1.2 on PyYAML ----------------------------------------------------------------------------------
 
 
 class _Loader(yaml.SafeLoader):
@@ -254,7 +264,9 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen and key.value != "<<":
-                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands twice", key.start_mark
+                    )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 

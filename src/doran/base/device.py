@@ -81,7 +81,7 @@ def _matmul_peak(dtype: str) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What receipts and reports say about the machine: cpu, cores, isa, memory in bytes, versions of Python and torch."""
+    """What receipts and reports say about the machine: cpu, cores, isa, memory in bytes, versions."""
     import torch
 
     return {
@@ -96,7 +96,19 @@ def machine() -> dict[str, Any]:
     }
 
 
-_ISA_OF_NOTE = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
+_ISA_OF_NOTE = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_bf16",
+    "avx512_vnni",
+    "avx_vnni",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "bf16",
+    "sve",
+)
 
 
 def isa() -> list[str]:

@@ -1,4 +1,4 @@
-"""The exceptions a user may meet, each with its exit code. No printing and no exiting here: `doran.cli.app` does that once.
+"""The exceptions a user may meet, each with its exit code. Printing and exiting is done once, in `doran.cli.app`.
 
     DoranError 1
     ├── UsageError 2
@@ -11,8 +11,8 @@
     ├── NumericsError 1        NaN or inf in a loss
     └── Interrupted 130        Ctrl-C, after a clean checkpoint
 
-To add one: subclass the nearest, give it an exit code from docs/design/architecture.md, and raise it with a message that names
-the thing ("train.lr: got 'fast', expected a number") and a hint that names the mend ("write it as 3e-4").
+To add one: subclass the nearest, give it an exit code from docs/design/architecture.md, and raise it with a message
+that names the thing ("train.lr: got 'fast', expected a number") and a hint that names the mend ("write it as 3e-4").
 Our own mistakes are `assert` or plain Python exceptions: they deserve the traceback.
 """
 

@@ -1,7 +1,7 @@
 """Files that are whole or absent: written beside, fsynced, renamed. Not a checkpoint format and no locking.
 
-After `write_atomic` returns, the new content survives a power cut; before that, the old content does. A full disk or a folder
-without write permission is a `DoranError` that names the path and the mend.
+After `write_atomic` returns, the new content survives a power cut; before that, the old content does. A full disk or a
+folder without write permission is a `DoranError` that names the path and the mend.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def read_json(path: StrPath) -> Any:
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file", hint="check the folder name") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: not valid JSON ({error})", hint="the file may be cut short: copy it again") from None
+        raise ArtifactError(
+            f"{path}: not valid JSON ({error})", hint="the file may be cut short: copy it again"
+        ) from None
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror})", hint="check its permissions") from None
 
@@ -102,7 +104,10 @@ def disk_errors(path: StrPath) -> Iterator[None]:
 _MENDS = {
     errno.ENOSPC: ("the disk is full", "free some space, then run the same command again"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, then run the same command again"),
-    errno.EFBIG: ("the file is larger than this disk or limit allows", "raise the limit (ulimit -f) or choose another disk"),
+    errno.EFBIG: (
+        "the file is larger than this disk or limit allows",
+        "raise the limit (ulimit -f) or choose another disk",
+    ),
     errno.EACCES: ("no permission to write here", "choose another folder, or change its permissions"),
     errno.EPERM: ("no permission to write here", "choose another folder, or change its permissions"),
     errno.EROFS: ("this file system is read-only", "choose a folder on another disk"),

@@ -1,7 +1,7 @@
 """Seeds from names. Not a random number generator: every stream is Python's or NumPy's own, started from a hash.
 
-`seed_for("countdown", "train", 7)` and `seed_for("countdown", "train", 8)` are unrelated, where `seed + index` would let
-neighbouring seeds share almost all their items. A stream named by what it is for cannot move when other code draws more.
+`seed_for("countdown", "train", 7)` and `seed_for("countdown", "train", 8)` are unrelated, where `seed + index` would
+let neighbouring seeds share almost all their items. A stream named by its purpose is not moved by other code.
 """
 
 from __future__ import annotations

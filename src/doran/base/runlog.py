@@ -1,4 +1,4 @@
-"""What a run writes down: one JSON object a line in metrics.jsonl, and progress for the person who waits. No plots here.
+"""What a run writes down: one JSON object a line in metrics.jsonl, and progress for the person who waits.
 
 The file is the truth and is safe to cut: a torn last line (kill -9, full disk) is dropped, and after a resume
 `truncate_after(step)` removes what the continued run will write again. Progress goes to stderr, so stdout stays data.
@@ -27,21 +27,21 @@ class MetricsWriter:
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._drop_torn_line()
-            self._file: IO[str] = open(self.path, "a", encoding="utf-8")
+            self._file: IO[str] = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row. Tensors and NumPy scalars become numbers; NaN and infinity become null, since JSON has neither."""
+        """Append one row. Tensors and NumPy scalars become numbers; NaN and infinity become null (JSON has neither)."""
         line = json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
         with disk_errors(self.path):
             self._file.write(line + "\n")
             self._file.flush()
 
     def truncate_after(self, step: int) -> None:
-        """Keep the rows whose `step` is at most `step` (and rows without one): call it with the step a run resumes from."""
+        """Keep the rows up to `step`, the step a run resumes from (and rows without a step)."""
         self._file.close()
         kept = [row for row in read_metrics(self.path) if row.get("step", step) <= step]
         write_atomic(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
-        self._file = open(self.path, "a", encoding="utf-8")
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
 
     def close(self) -> None:
         """Close the file; writing after this is a mistake."""
@@ -74,7 +74,9 @@ def read_metrics(path: StrPath) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except ValueError:
-            raise DataError(f"{path}, line {number}: not valid JSON", hint="the file was changed by hand: mend that line") from None
+            raise DataError(
+                f"{path}, line {number}: not valid JSON", hint="the file was changed by hand: mend that line"
+            ) from None
     return rows
 
 
@@ -85,7 +87,9 @@ class Progress:
         progress.update(step, reward=0.41, length=37.5, **{"tok/s": 5400})
     """
 
-    def __init__(self, stage: str, total_steps: int | None, *, stream: IO[str] | None = None, every: float = 10.0) -> None:
+    def __init__(
+        self, stage: str, total_steps: int | None, *, stream: IO[str] | None = None, every: float = 10.0
+    ) -> None:
         self.stage, self.total_steps, self.every = stage, total_steps, every
         self.stream = stream or sys.stderr
         self._started = self._printed = time.monotonic()
@@ -127,7 +131,9 @@ class Progress:
         else:
             self._print(text)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live is not None:
             self._live.stop()
         elif self._line:
@@ -139,7 +145,11 @@ class Progress:
 
     def _describe(self, step: int, now: float, shown: Mapping[str, Any]) -> str:
         total = f"/{self.total_steps}" if self.total_steps else ""
-        parts = [self.stage, f"step {step}{total}", *(f"{name} {format_number(value)}" for name, value in shown.items())]
+        parts = [
+            self.stage,
+            f"step {step}{total}",
+            *(f"{name} {format_number(value)}" for name, value in shown.items()),
+        ]
         done = step - (self._first_step or 0)
         if self.total_steps and done > 0 and step < self.total_steps:
             parts.append(f"ETA {format_seconds((now - self._started) / done * (self.total_steps - step))}")

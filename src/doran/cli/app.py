@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import doran
 from doran.base.errors import DoranError, OutOfMemory, UsageError, suggest
@@ -32,7 +32,7 @@ def main() -> NoReturn:
 
 
 def run(args: Sequence[str]) -> int:
-    """Run the command line `args`; the exit code. User errors are printed to stderr, our own mistakes keep their traceback."""
+    """The exit code of the command line `args`. Users' errors are printed, our own mistakes keep their traceback."""
     try:
         return _dispatch(args)
     except KeyboardInterrupt:
@@ -52,7 +52,10 @@ def as_user_error(error: BaseException) -> DoranError | None:
     if isinstance(error, DoranError):
         return error
     if isinstance(error, MemoryError) or _is_torch_out_of_memory(error):
-        return OutOfMemory("out of memory", hint="use a smaller batch, a shorter context or a smaller model; `doran doctor` shows what is free")
+        return OutOfMemory(
+            "out of memory",
+            hint="use a smaller batch, a shorter context or a smaller model; `doran doctor` shows what is free",
+        )
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRA_OF.get((error.name or "").partition(".")[0])):
         return DoranError(f"the package {error.name} is not installed", hint=f"pip install 'doran[{extra}]'")
     return None
@@ -80,11 +83,11 @@ def _run_verb(verb: str, args: Sequence[str]) -> int:
         importlib.import_module(f"doran.cli.{verb}").main
     )
     # typer exports BadParameter but not its base, which also stands for unknown and missing options.
-    usage_error = typer.BadParameter.__mro__[1]
+    usage_error: Any = typer.BadParameter.__mro__[1]
     try:
         result = typer.main.get_command(app).main(list(args), prog_name=f"doran {verb}", standalone_mode=False)
     except usage_error as error:
-        raise UsageError(error.format_message(), hint=f"doran {verb} --help lists all options") from None  # type: ignore[attr-defined]
+        raise UsageError(error.format_message(), hint=f"doran {verb} --help lists all options") from None
     except typer.Abort:
         raise KeyboardInterrupt from None
     return result if isinstance(result, int) else 0

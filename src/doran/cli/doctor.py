@@ -21,7 +21,7 @@ STATE_WORDS = {"ok": "ok", "warn": "note", "fail": "FAIL"}
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at. `fail` means doran cannot work, `warn` that something is slow or absent; then `mend` helps."""
+    """One thing looked at. `fail`: doran cannot work. `warn`: something is slow or absent. Then `mend` helps."""
 
     name: str
     state: Literal["ok", "warn", "fail"]
@@ -59,7 +59,9 @@ def _lines(checks: list[Check]) -> list[str]:
 
 def _python() -> Check:
     ok = sys.version_info >= (3, 11)
-    return Check("python", "ok" if ok else "fail", platform.python_version(), None if ok else "install Python 3.11 or newer")
+    return Check(
+        "python", "ok" if ok else "fail", platform.python_version(), None if ok else "install Python 3.11 or newer"
+    )
 
 
 def _torch() -> Check:
@@ -77,7 +79,9 @@ def _torch() -> Check:
 def _cores() -> Check:
     cores, wanted = device.usable_cores(), os.environ.get("OMP_NUM_THREADS", "")
     if wanted.isdecimal() and int(wanted) < cores:
-        return Check("cores", "warn", f"{cores}, but OMP_NUM_THREADS={wanted} lets torch use fewer", "unset OMP_NUM_THREADS")
+        return Check(
+            "cores", "warn", f"{cores}, but OMP_NUM_THREADS={wanted} lets torch use fewer", "unset OMP_NUM_THREADS"
+        )
     if cores < 2:
         return Check("cores", "warn", "1", "recipes are timed for 2 cores: expect about twice the time")
     return Check("cores", "ok", str(cores))
@@ -115,17 +119,31 @@ def _disk() -> Check:
 
 
 def _compiler() -> Check:
-    found = next((path for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if name and (path := shutil.which(name))), None)
+    found = next(
+        (
+            path
+            for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++")
+            if name and (path := shutil.which(name))
+        ),
+        None,
+    )
     if found:
         return Check("compiler", "ok", found)
-    return Check("compiler", "warn", "no C++ compiler", "apt install g++ (without it the fast paths fall back to plain torch)")
+    return Check(
+        "compiler", "warn", "no C++ compiler", "apt install g++ (without it the fast paths fall back to plain torch)"
+    )
 
 
 def _extras() -> Check:
     parts = {"math": ("sympy", "math_verify"), "data": ("pyarrow",), "gym": ("reasoning_gym",)}
     missing = [extra for extra, modules in parts.items() if not all(importlib.util.find_spec(name) for name in modules)]
     if missing:
-        return Check("optional parts", "warn", f"without {', '.join(missing)}", f"when you need them: pip install 'doran[{','.join(missing)}]'")
+        return Check(
+            "optional parts",
+            "warn",
+            f"without {', '.join(missing)}",
+            f"when you need them: pip install 'doran[{','.join(missing)}]'",
+        )
     return Check("optional parts", "ok", ", ".join(parts))
 
 
@@ -133,7 +151,12 @@ def _speed(dtype: str) -> Check:
     flops = device.matmul_peak(dtype)
     found = f"{flops / 1e9:,.0f} GFLOP/s in matrix products on {device.num_threads()} threads"
     slow = dtype == "float32" and flops < 20e9
-    return Check(dtype, "warn" if slow else "ok", found, "this is slow: is another program busy, or the machine throttled?" if slow else None)
+    return Check(
+        dtype,
+        "warn" if slow else "ok",
+        found,
+        "this is slow: is another program busy, or the machine throttled?" if slow else None,
+    )
 
 
 def _machine() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`doran generate`: continue one prompt and show it, or print it as one JSON object. Not a chat: it remembers nothing."""
+"""`doran generate`: continue one prompt, to read or as one JSON object. Not a chat: it remembers nothing."""
 
 from __future__ import annotations
 
@@ -21,13 +21,25 @@ DIM, NORMAL = "\x1b[2m", "\x1b[0m"
 def main(
     model: ModelDir,
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="What to say to the model.")] = None,
-    prompt_ids: Annotated[str | None, typer.Option("--prompt-ids", metavar="1,2,3", help="Token ids to continue, as they are.")] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Stop after this many tokens.")] = 512,
-    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="0 takes the likeliest token each time.")] = 0.6,
-    top_p: Annotated[float, typer.Option("--top-p", metavar="P", help="Sample from the likeliest tokens up to this probability.")] = 1.0,
-    top_k: Annotated[int, typer.Option("--top-k", metavar="K", help="Sample from the K likeliest tokens; 0 means all.")] = 0,
+    prompt_ids: Annotated[
+        str | None, typer.Option("--prompt-ids", metavar="1,2,3", help="Token ids to continue, as they are.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", metavar="N", help="Stop after this many tokens.")
+    ] = 512,
+    temperature: Annotated[
+        float, typer.Option("--temperature", metavar="T", help="0 takes the likeliest token each time.")
+    ] = 0.6,
+    top_p: Annotated[
+        float, typer.Option("--top-p", metavar="P", help="Sample from the likeliest tokens up to this probability.")
+    ] = 1.0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", metavar="K", help="Sample from the K likeliest tokens; 0 means all.")
+    ] = 0,
     seed: Seed = 0,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue TEXT itself, without the chat template (for base models).")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue TEXT itself, without the chat template (for base models).")
+    ] = False,
     as_json: Json = False,
     dtype: Dtype = "float32",
     threads: Threads = None,
@@ -46,12 +58,19 @@ def main(
     given_ids = parse_token_ids(prompt_ids) if prompt_ids is not None else None
     from doran.engine.request import SamplingParams
 
-    params: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    params: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "seed": seed,
+    }
     SamplingParams(**params)  # refuse a wrong value before the weights are read
     use_threads(threads)
     opened = open_model(model, dtype, need_tokenizer=given_ids is None)
-    ids, in_thought = (given_ids, False) if given_ids is not None else encode_prompt(opened.tokenizer, prompt or "", raw)
-    check_ids(ids, opened.model.config.vocab_size)
+    ids, in_thought = (
+        (given_ids, False) if given_ids is not None else encode_prompt(opened.tokenizer, prompt or "", raw)
+    )
     settings = SamplingParams(**params, stop_token_ids=opened.stop_ids)
     if as_json or opened.tokenizer is None:
         from doran.engine import Engine
@@ -65,10 +84,14 @@ def main(
 def encode_prompt(tokenizer: Tokenizer | None, prompt: str, raw: bool) -> tuple[list[int], bool]:
     """(ids, whether the template already opened a thought) for the user's text."""
     assert tokenizer is not None
-    if raw:  # what transformers' tokenizer(text) gives: the tokenizer's own begin token, special tokens in the text obeyed
+    if (
+        raw
+    ):  # what transformers' tokenizer(text) gives: the tokenizer's own begin token, special tokens in the text obeyed
         ids = tokenizer.backend.encode(prompt, add_special_tokens=True).ids
         if not ids:
-            raise UsageError("--prompt: an empty text cannot be continued", hint="write something, or give --prompt-ids")
+            raise UsageError(
+                "--prompt: an empty text cannot be continued", hint="write something, or give --prompt-ids"
+            )
         return ids, False
     if tokenizer.chat_template is None:
         raise UsageError("this model has no chat template", hint="add --raw to continue the text itself")
@@ -78,18 +101,16 @@ def encode_prompt(tokenizer: Tokenizer | None, prompt: str, raw: bool) -> tuple[
     return tokenizer.encode_chat(messages), opens_thought(tokenizer.apply_chat(messages))
 
 
-def check_ids(ids: list[int], vocab_size: int) -> None:
-    """UsageError naming the first id that the model has no row for."""
-    for index in ids:
-        if index >= vocab_size:
-            raise UsageError(f"token id {index} is outside the model's vocabulary", hint=f"use 0 to {vocab_size - 1}")
-
-
 def as_record(completion: Completion, opened: Opened, in_thought: bool) -> dict[str, Any]:
-    """The JSON object of a completion. text and reasoning are null where the folder has no tokenizer to read them with."""
+    """The JSON object of a completion; text and reasoning are null where the folder has no tokenizer."""
     from doran.text.parse import split_thought
 
-    record: dict[str, Any] = {"token_ids": completion.token_ids, "logprobs": completion.logprobs, "text": None, "reasoning": None}
+    record: dict[str, Any] = {
+        "token_ids": completion.token_ids,
+        "logprobs": completion.logprobs,
+        "text": None,
+        "reasoning": None,
+    }
     if opened.tokenizer is not None:
         ids = completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids
         record["text"] = opened.tokenizer.decode(ids, skip_special=True)
@@ -111,7 +132,11 @@ def show(opened: Opened, ids: list[int], settings: SamplingParams, in_thought: b
     def write(piece: str) -> None:
         nonlocal last
         for kind, text in splitter.feed(piece):
-            mark = (DIM if kind == "reasoning" else NORMAL) if colour else ("<think>" if kind == "reasoning" else "</think>")
+            mark = (
+                (DIM if kind == "reasoning" else NORMAL)
+                if colour
+                else ("<think>" if kind == "reasoning" else "</think>")
+            )
             if kind != last and (colour or kind == "reasoning" or last == "reasoning"):
                 sys.stdout.write(mark)
             last = kind

@@ -1,4 +1,4 @@
-"""Opening a model folder for a verb: weights, tokenizer and the ids that end a reply. Training verbs use models and text directly."""
+"""Opening a model folder for a verb: weights, tokenizer and the ids that end a reply. Nothing is trained or written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Opened:
 
 
 def model_folder(path: Path) -> Path:
-    """The model folder that `path` means: itself, or its `model/` (a run or one of its stages). ArtifactError otherwise."""
+    """The model folder that `path` means: itself, or its `model/` (a run or a stage). ArtifactError otherwise."""
     for folder in (path, path / "model"):
         if (folder / "config.json").is_file():
             return folder
@@ -38,7 +38,7 @@ def model_folder(path: Path) -> Path:
 
 
 def open_model(path: Path, dtype: str = "float32", need_tokenizer: bool = True) -> Opened:
-    """Load the folder at `path`. Errors: UsageError (dtype), ArtifactError (files), OutOfMemory before loading starts."""
+    """Load the folder at `path`. UsageError: the dtype; ArtifactError: the files; OutOfMemory: before loading."""
     if dtype not in DTYPES:
         raise UsageError(f"--dtype: unknown type {dtype!r}", hint=suggest(dtype, DTYPES))
     folder = model_folder(path)
@@ -55,9 +55,10 @@ def open_model(path: Path, dtype: str = "float32", need_tokenizer: bool = True) 
 
 
 def check_memory(folder: Path, dtype: str) -> None:
-    """Refuse weights that cannot fit, before the machine starts to swap. Sizes in files are a fair guess of sizes in memory."""
+    """Refuse weights that cannot fit, before the machine starts to swap; a file's size tells the size in memory."""
     on_disk = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    stored = str(read_json(folder / "config.json").get("torch_dtype") or read_json(folder / "config.json").get("dtype"))
+    config = read_json(folder / "config.json")
+    stored = str(config.get("dtype") or config.get("torch_dtype"))
     needed = on_disk * (2 if dtype == "float32" and "16" in stored else 1)
     free = available_memory()
     if needed > free:

@@ -15,17 +15,29 @@ import typer
 
 from doran.base.errors import UsageError
 
-ModelDir = Annotated[Path, typer.Option("--model", metavar="DIR", help="Model folder: config.json, *.safetensors, tokenizer.")]
-OutDir = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; the same command continues what is there.")]
-TaskName = Annotated[str, typer.Option("--task", metavar="NAME", help="countdown, arithmetic, word_problems, gsm8k, jsonl or gym:NAME.")]
-DataFile = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Your data, JSONL or Parquet: prompt and answer, or messages.")]
+ModelDir = Annotated[
+    Path, typer.Option("--model", metavar="DIR", help="Model folder: config.json, *.safetensors, tokenizer.")
+]
+OutDir = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder to write; the same command continues what is there.")
+]
+TaskName = Annotated[
+    str, typer.Option("--task", metavar="NAME", help="countdown, arithmetic, word_problems, gsm8k, jsonl or gym:NAME.")
+]
+DataFile = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="FILE", help="Your data, JSONL or Parquet: prompt and answer, or messages."),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="S", help="The same seed gives the same result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout, for scripts.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, with sizes and times, and stop.")]
-Threads = Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads; all cores unless given.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads; all cores unless given.")
+]
 Dtype = Annotated[str, typer.Option("--dtype", metavar="TYPE", help="float32 or bfloat16: how weights are held.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as train.lr=3e-4.", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as train.lr=3e-4.", show_default=False),
 ]
 
 DTYPES = ("float32", "bfloat16")
@@ -46,7 +58,9 @@ def parse_token_ids(text: str) -> list[int]:
     ids = []
     for part in text.replace(",", " ").split():
         if not (part.isascii() and part.isdecimal()):
-            raise UsageError(f"--prompt-ids: {part!r} is not a token id", hint="write whole numbers with commas, such as 1,2,3")
+            raise UsageError(
+                f"--prompt-ids: {part!r} is not a token id", hint="write whole numbers with commas, such as 1,2,3"
+            )
         ids.append(int(part))
     if not ids:
         raise UsageError("--prompt-ids: no token id given", hint="write whole numbers with commas, such as 1,2,3")

@@ -1,7 +1,8 @@
 """The table of verbs: what `doran --help` lists and where each verb lives. Data only; importing it costs nothing.
 
-To add a verb: write `cli/NAME.py` with a typed `main(...)` whose docstring is the help text (typer reads both), and add a row.
-`main` prints data on stdout and all else on stderr, raises DoranError for the user's mistakes, and returns an exit code or None.
+To add a verb: write `cli/NAME.py` with a typed `main(...)` whose docstring is the help text (typer reads both), and
+add a row. `main` prints data on stdout and all else on stderr, raises DoranError for the user's mistakes, and returns
+an exit code or None.
 """
 
 from __future__ import annotations
