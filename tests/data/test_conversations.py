@@ -12,7 +12,8 @@ from doran.text.tokenizer import Tokenizer, train_bpe
 
 SMALL = train_bpe(["the cat sat <think> 안녕"] * 3, 400, 20)
 TURNS = [
-    {"role": "system", "content": "Be kind."}, {"role": "user", "content": "q1"}, {"role": "assistant", "content": "a1"},
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "q1"}, {"role": "assistant", "content": "a1"},
     {"role": "user", "content": "q2"}, {"role": "assistant", "content": "a2"},
 ]
 THOUGHTS = [
@@ -20,8 +21,8 @@ THOUGHTS = [
     {"role": "user", "content": "q2"}, {"role": "assistant", "content": "<think>t2</think>a2"},
 ]
 TEMPLATES = [
-    "Qwen-Qwen2.5-7B-Instruct", "Qwen-Qwen3-0.6B", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "deepseek-ai-DeepSeek-V3",
-    "meta-llama-Llama-3.1-8B-Instruct",
+    "Qwen-Qwen2.5-7B-Instruct", "Qwen-Qwen3-0.6B",
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "deepseek-ai-DeepSeek-V3", "meta-llama-Llama-3.1-8B-Instruct",
 ]
 
 

@@ -52,7 +52,8 @@ def test_packs_by_hand():
 
 
 def same(a, b) -> bool:
-    return all(torch.equal(getattr(a, key), getattr(b, key)) for key in ("tokens_T", "positions_T", "targets_T", "cu_seqlens"))
+    keys = ("tokens_T", "positions_T", "targets_T", "cu_seqlens")
+    return all(torch.equal(getattr(a, key), getattr(b, key)) for key in keys)
 
 
 @given(documents.filter(lambda docs: any(len(doc) > 1 for doc in docs)), st.integers(1, 32), st.integers(0, 9))

@@ -26,5 +26,6 @@ def test_a_row_without_text_is_named_with_what_it_holds(tmp_path):
 
 
 def test_shared_korean_text_reads(shared_data):
-    texts = list(read_texts([shared_data / "text_ko/kim_yujeong_camellia.txt", shared_data / "text_ko/fairytales.jsonl"]))
+    names = ("kim_yujeong_camellia.txt", "fairytales.jsonl")
+    texts = list(read_texts(shared_data / "text_ko" / name for name in names))
     assert len(texts) > 10 and all(text.strip() for text in texts)

@@ -9,15 +9,16 @@ from doran.base.errors import ConfigError
 from doran.text.chat import render
 
 NAMES = [
-    "HuggingFaceTB-SmolLM3-3B", "Qwen-Qwen2.5-7B-Instruct", "Qwen-Qwen3-0.6B", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B",
-    "deepseek-ai-DeepSeek-V3", "meta-llama-Llama-3.1-8B-Instruct", "meta-llama-Llama-3.2-3B-Instruct", "openai-gpt-oss-120b",
+    "HuggingFaceTB-SmolLM3-3B", "Qwen-Qwen2.5-7B-Instruct", "Qwen-Qwen3-0.6B",
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "deepseek-ai-DeepSeek-V3",
+    "meta-llama-Llama-3.1-8B-Instruct", "meta-llama-Llama-3.2-3B-Instruct", "openai-gpt-oss-120b",
 ]
 TOKENS = {"bos_token": "<|begin|>", "eos_token": "<|end|>"}
 TOOL = {
     "type": "function",
     "function": {
         "name": "add", "description": "두 수를 더한다 <b>",
-        "parameters": {"type": "object", "properties": {"a": {"type": "number", "description": "왼쪽"}}, "required": ["a"]},
+        "parameters": {"type": "object", "properties": {"a": {"type": "number", "description": "왼쪽"}}},
     },
 }
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}

@@ -10,7 +10,7 @@ from doran.text.parse import Parsed, StreamSplitter, opens_thought, split_though
 
 SAMPLES = {
     "<think>why</think>42": Parsed("why", "42", True),
-    "\n<think>\nwhy\n</think>\n\n42": Parsed("\nwhy\n", "\n\n42", True) ,
+    "\n<think>\nwhy\n</think>\n\n42": Parsed("\nwhy\n", "\n\n42", True),
     "no tags": Parsed("", "no tags", False),
     "": Parsed("", "", False),
     "<think>cut off": Parsed("cut off", "", False),
@@ -60,7 +60,8 @@ def slow_split(text: str, opened: bool) -> tuple[str, str]:
     return parts[True], parts[False]
 
 
-pieces = st.lists(st.sampled_from(["<think>", "</think>", "<", "</", "think>", "<thi", "nk>", "a", "가", "\n", ">"]), max_size=12)
+SCRAPS = ["<think>", "</think>", "<", "</", "think>", "<thi", "nk>", "a", "가", "\n", ">"]
+pieces = st.lists(st.sampled_from(SCRAPS), max_size=12)
 
 
 @given(pieces, st.booleans())

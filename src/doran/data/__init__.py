@@ -1,1 +1,1 @@
-"""Data: users' files read and checked, corpora of token ids, mixtures and packing. No tasks, no rewards, no training."""
+"""Data: users' files read and checked, corpora of ids, mixtures, packing. No tasks, no rewards, no training."""

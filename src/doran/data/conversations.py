@@ -1,8 +1,8 @@
-"""Conversations for SFT: rows checked and made into token ids with a loss on what the assistant wrote, and on nothing else.
+"""Conversations for SFT: rows checked and made into token ids with a loss on what the assistant wrote, on nothing else.
 
 A row holds `messages`, or `prompt` with `completion` or `answer` (text, or lists of messages as in TRL).
-A reply is encoded apart from its prompt, as when the model writes it. Its loss covers the text and the token that ends the
-turn. Not here: packing (packing.py), choosing rows (tasks), chat templates (text/chat.py).
+A reply is encoded apart from its prompt, as when the model writes it. Its loss covers the text and the token that ends
+the turn. Not here: packing (packing.py), choosing rows (tasks), chat templates (text/chat.py).
 """
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def to_messages(row: Row) -> list[Message]:
             raise missing(row, "a 'prompt' without 'answer' or 'completion'", "add one of the two to the row")
         messages = _as_messages(value["prompt"], "user") + _as_messages(reply, "assistant")
     else:
-        raise missing(row, "neither 'messages' nor 'prompt'", "rename the fields, or write {\"prompt\": ..., \"answer\": ...}")
+        hint = 'rename the fields, or write {"prompt": ..., "answer": ...}'
+        raise missing(row, "neither 'messages' nor 'prompt'", hint)
     _check(row, messages)
     return messages
 
@@ -109,14 +110,14 @@ def _rendered_after(
     """How the template itself writes tool calls, since each family has its own form."""
     text = tokenizer.apply_chat(messages, False, tools)
     if not text.startswith(prompt):
-        raise ConfigError("the chat template writes tool calls that do not follow its own prompt", hint="drop those rows")
+        raise ConfigError("the chat template's tool calls do not follow its own prompt", hint="drop those rows")
     body = text.removeprefix(prompt)
-    end = max((body.rfind(token) + len(token) for token in tokenizer.control_tokens if token in body), default=len(body))
-    return body[:end]
+    ends = [body.rfind(token) + len(token) for token in tokenizer.control_tokens if token in body]
+    return body[: max(ends, default=len(body))]
 
 
 def _turn_end(tokenizer: Tokenizer, after: str) -> str:
-    """The first control token the template puts behind a reply (blanks before it included), else the end-of-text token."""
+    """The first control token the template puts behind a reply (blanks before it included), else the end token."""
     found = [(after.find(token), token) for token in tokenizer.control_tokens if token in after]
     if found:
         at, token = min(found, key=lambda pair: (pair[0], -len(pair[1])))

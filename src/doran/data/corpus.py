@@ -52,7 +52,7 @@ class Corpus(Sequence[Document]):
 
     @classmethod
     def from_texts(cls, tokenizer: Tokenizer, texts: Iterable[str], specials: bool = False) -> Corpus:
-        """Each text between begin and end token (those the tokenizer has). `specials=True` for texts of our own making."""
+        """Each text between begin and end token (where there are such). `specials=True`: for our own texts only."""
         start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         stop = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
         rest = iter(texts)

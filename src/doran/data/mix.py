@@ -1,4 +1,4 @@
-"""A weighted mixture of streams, by tokens: after any number of documents each stream has its share, to within a document.
+"""A weighted mixture of streams, by tokens: at any moment each stream has given its share, to within a document.
 
 No dice: the next document comes from the stream that lags its weight most. So a mixture has no seed and is the same on
 every machine, and shares hold even over short runs, where drawing at random would drift.
@@ -16,9 +16,8 @@ class Mixture:
 
     def __init__(self, streams: Mapping[str, Stream], weights: Mapping[str, float]) -> None:
         if set(streams) != set(weights) or not streams:
-            raise ConfigError(
-                f"mixture: streams {sorted(streams)} but weights for {sorted(weights)}", hint="give each stream one weight"
-            )
+            message = f"mixture: streams {sorted(streams)} but weights for {sorted(weights)}"
+            raise ConfigError(message, hint="give each stream one weight")
         for name, weight in weights.items():
             if not 0 < weight < float("inf"):
                 raise ConfigError(f"mixture: the weight of {name} is {weight}", hint="use a positive number")

@@ -1,18 +1,21 @@
 """Packing: documents laid end to end into packs of at most `tokens` tokens, with their borders, targets and positions.
 
-T tokens of a pack, D documents (or parts of them) in it. Attention stays inside the borders (`cu_seqlens`), so nothing is
-padded and nothing leaks. Greedy: a document that no longer fits closes the pack and opens the next. What that leaves empty
-is reported (`wasted`): about half a document's length per pack.
-A document of n ids takes n - 1 places, since its last id is only a target. One longer than `window` is cut into parts that
-overlap by one id, so every id but the first is still a target once; the parts are counted, and later ones lack their past.
+T tokens of a pack, D documents (or parts of them) in it. Attention stays inside the borders (`cu_seqlens`), so nothing
+is padded and nothing leaks. Greedy: a document that no longer fits closes the pack and opens the next. What that leaves
+empty is reported (`wasted`): about half a document's length per pack.
+A document of n ids takes n - 1 places, since its last id is only a target. One longer than `window` is cut into parts
+that overlap by one id: every id but the first is still a target once, but later parts lack their past. Cuts are
+counted.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from doran.base.errors import ConfigError, DataError
@@ -23,7 +26,7 @@ IGNORE = -100  # torch's own default for "no loss here"
 
 @dataclass(frozen=True)
 class Pack:
-    """tokens, positions (from 0 in each part) and targets (IGNORE: no loss) are int64; cu_seqlens, D+1 borders, int32."""
+    """Tokens, positions (from 0 in each part), targets (IGNORE: no loss): int64; cu_seqlens, D+1 borders: int32."""
 
     tokens_T: Tensor
     positions_T: Tensor
@@ -43,12 +46,12 @@ class Counts:
 
 
 class Packer:
-    """An iterator of Packs over a stream of documents. It resumes exactly from `state()`, or by `skip(n)` from the start."""
+    """An iterator of Packs over a stream of documents. It resumes exactly, from `state()` or by `skip(n)`."""
 
     def __init__(self, stream: Stream, tokens: int, window: int | None = None) -> None:
         self._stream, self._tokens, self._window = stream, tokens, window or tokens
         if not 1 <= self._window <= tokens:
-            raise ConfigError(f"packing: window {window} with packs of {tokens} tokens", hint="a window must fit a pack")
+            raise ConfigError(f"packing: window {window} with packs of {tokens} tokens", hint="a window must fit in")
         self.counts = Counts()
         self._before = stream.state()  # the stream's position before the current document
         self._parts: list[Document] = []  # of the current document
@@ -129,14 +132,18 @@ class Packer:
 
 def _pack(parts: list[Document]) -> Pack:
     lengths = [len(part.ids) - 1 for part in parts]
-    targets = [np.where(part.learn[1:], part.ids[1:], IGNORE) if part.learn is not None else part.ids[1:] for part in parts]
     return Pack(
         tokens_T=_int64([part.ids[:-1] for part in parts]),
         positions_T=_int64([np.arange(length) for length in lengths]),
-        targets_T=_int64(targets),
+        targets_T=_int64([_targets(part) for part in parts]),
         cu_seqlens=torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32)),
     )
 
 
-def _int64(arrays: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.concatenate(arrays).astype(np.int64))
+def _targets(part: Document) -> NDArray[np.int32]:
+    following = part.ids[1:]
+    return following if part.learn is None else np.where(part.learn[1:], following, np.int32(IGNORE))
+
+
+def _int64(arrays: Iterable[NDArray[Any]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(list(arrays)).astype(np.int64))

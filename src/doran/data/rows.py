@@ -59,9 +59,10 @@ def _object(line: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg} at character {error.pos + 1})", hint="mend that line") from None
+        raise DataError(f"{where}: not JSON ({error.msg}, character {error.pos + 1})", hint="mend that line") from None
     if not isinstance(value, dict):
-        raise DataError(f"{where}: a {type(value).__name__}, not an object", hint='write {"prompt": ..., "answer": ...}')
+        kind = type(value).__name__
+        raise DataError(f"{where}: a {kind}, not an object", hint='write {"prompt": ..., "answer": ...}')
     return value
 
 

@@ -1,4 +1,7 @@
-"""Running text for pretraining: one string per document from `.txt` files and from the `text` field of JSONL and Parquet."""
+"""Running text for pretraining: one string per document, from `.txt` files and the `text` field of JSONL and Parquet.
+
+Not here: tokens (corpus.py) and conversations (conversations.py).
+"""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator

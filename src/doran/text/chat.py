@@ -22,7 +22,7 @@ Message = Mapping[str, Any]  # {"role": "user", "content": "..."} and what the t
 
 
 class _Generation(Extension):
-    """`{% generation %}...{% endgeneration %}` marks a template's assistant text for other tools; here it is transparent."""
+    """`{% generation %}...{% endgeneration %}` marks a template's assistant text for other tools; no-op here."""
 
     tags = {"generation"}
 
@@ -62,7 +62,7 @@ def render(
     now: Callable[[], datetime] = datetime.now,
     **variables: Any,
 ) -> str:
-    """Render `messages` with a Jinja2 chat template; `variables` are bos_token, eos_token, enable_thinking and the like.
+    """Render `messages` with a Jinja2 chat template; `variables`: bos_token, eos_token, enable_thinking and the like.
 
     `now` feeds the template's `strftime_now(format)`: Llama 3 and gpt-oss write today's date into the system turn.
     ConfigError names what the template refused (a role out of order, a field that is missing).
@@ -77,7 +77,7 @@ def render(
             f"the chat template is not valid Jinja2: line {error.lineno}: {error.message}",
             hint="copy chat_template again from its source",
         ) from None
-    except (jinja2.TemplateError, TypeError, KeyError, AttributeError, ValueError, IndexError, ArithmeticError) as error:
+    except (jinja2.TemplateError, TypeError, LookupError, AttributeError, ValueError, ArithmeticError) as error:
         raise ConfigError(
             f"the chat template refused the conversation: {error}",
             hint="check the order of the roles and that each message has a role and a content",

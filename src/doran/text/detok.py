@@ -1,4 +1,4 @@
-"""Streaming detokenizer: token ids in, text out as soon as it is whole. Never half a character, nothing lost at the end.
+"""Streaming detokenizer: ids in, text out as soon as it is whole. Never half a character, nothing lost at the end.
 
 A Korean syllable is three bytes and may be three tokens; the first two yield nothing.
 Not here: splitting thought from answer (parse.py).
@@ -21,7 +21,7 @@ BYTE_OF = _byte_alphabet()
 
 
 def token_bytes(token: str) -> bytes:
-    """The bytes a vocabulary entry stands for; an entry outside the byte alphabet (an added token) is itself in UTF-8."""
+    """The bytes a vocabulary entry stands for; one outside the byte alphabet (an added token) is itself in UTF-8."""
     if all(char in BYTE_OF for char in token):
         return bytes(BYTE_OF[char] for char in token)
     return token.encode()

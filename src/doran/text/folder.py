@@ -1,8 +1,8 @@
-"""HF tokenizer folders: what lies in them, read into a `tokenizers` object and a small dict of settings, and written back.
+"""HF tokenizer folders: what lies in them, read into a `tokenizers` object and a few settings, and written back.
 
-Reads `tokenizer.json`, or `vocab.json` + `merges.txt` (GPT-2 and Qwen2 style). Special tokens and the chat template come
-from `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`, `generation_config.json` and `config.json`,
-the first that names them. Not here: encoding, templates at work, sentencepiece's `tokenizer.model`.
+Reads `tokenizer.json`, or `vocab.json` + `merges.txt` (GPT-2 and Qwen2 style). Special tokens and the chat template
+come from `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`, `generation_config.json` and
+`config.json`, the first that names them. Not here: encoding, templates at work, sentencepiece's `tokenizer.model`.
 """
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ STYLES = {  # tokenizer_class (config) or model_type -> how text is cut before b
     "Qwen2Tokenizer": "qwen2", "Qwen2TokenizerFast": "qwen2", "qwen2": "qwen2", "qwen3": "qwen2",
 }
 
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -35,7 +37,7 @@ class Settings:
     pad_token: str | None = None
     unk_token: str | None = None
     stop_ids: tuple[int, ...] = ()  # every id of generation_config's eos_token_id (a list for Llama 3 and Qwen2.5)
-    chat_template: str | dict[str, str] | None = None  # a dict where the folder holds several by name ("default", "tool_use")
+    chat_template: str | dict[str, str] | None = None  # several by name in a dict ("default", "tool_use")
     config: dict[str, Any] = field(default_factory=dict)  # tokenizer_config.json as read, kept for writing back
 
 
@@ -55,7 +57,8 @@ def read(folder: str | Path) -> tuple[Backend, Settings]:
         )
     if "ByteLevel" not in str(backend.decoder):
         raise ConfigError(
-            f"{folder}: this tokenizer is not byte-level BPE", hint="the supported families (DeepSeek, Llama 3, Qwen) all are"
+            f"{folder}: this tokenizer is not byte-level BPE",
+            hint="the supported families (DeepSeek, Llama 3, Qwen) all are",
         )
     _add_declared_tokens(backend, config)
     return backend, _settings(folder, backend, config)
@@ -64,14 +67,14 @@ def read(folder: str | Path) -> tuple[Backend, Settings]:
 def write(folder: str | Path, backend: Backend, settings: Settings) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`, which AutoTokenizer reads as they are, template included."""
     folder = Path(folder)
-    template = settings.chat_template
+    template: Any = settings.chat_template
     if isinstance(template, dict):
         template = [{"name": name, "template": text} for name, text in template.items()]
     named = {
         "bos_token": settings.bos_token, "eos_token": settings.eos_token, "pad_token": settings.pad_token,
         "unk_token": settings.unk_token, "chat_template": template,
     }
-    # The generic class, because a named one (LlamaTokenizerFast) may rebuild its own pre-tokenizer over tokenizer.json's.
+    # The generic class: a named one (LlamaTokenizerFast) may put its own pre-tokenizer over tokenizer.json's.
     config = {
         **{key: value for key, value in settings.config.items() if key not in named},
         "clean_up_tokenization_spaces": False, "tokenizer_class": "PreTrainedTokenizerFast",
@@ -126,9 +129,10 @@ def split_then_bytes(*patterns: str) -> pre_tokenizers.PreTokenizer:
 def _add_declared_tokens(backend: Backend, config: dict[str, Any]) -> None:
     """Add the tokens of `added_tokens_decoder` that the vocabulary lacks, in the order of their ids."""
     declared = config.get("added_tokens_decoder") or {}
+    known = {added.content for added in backend.get_added_tokens_decoder().values()}
     for index, token in sorted(declared.items(), key=lambda pair: int(pair[0])):
-        flags = {key: token[key] for key in ("single_word", "lstrip", "rstrip", "normalized", "special") if key in token}
-        if token["content"] not in {added.content for added in backend.get_added_tokens_decoder().values()}:
+        flags = {key: token[key] for key in FLAGS if key in token}
+        if token["content"] not in known:
             backend.add_tokens([AddedToken(token["content"], **flags)])
         if backend.token_to_id(token["content"]) != int(index):
             raise ArtifactError(
@@ -143,8 +147,9 @@ def _settings(folder: Path, backend: Backend, config: dict[str, Any]) -> Setting
     tokens = {**_named_tokens(_json(folder / "special_tokens_map.json")), **_named_tokens(config)}
     for name in ("bos", "eos", "pad"):
         for source in (generation, model):
-            for index in _ids(source.get(f"{name}_token_id")):
-                tokens.setdefault(f"{name}_token", backend.id_to_token(index))
+            for index in _ids(source.get(f"{name}_token_id"))[:1]:
+                if (token := backend.id_to_token(index)) is not None:
+                    tokens.setdefault(f"{name}_token", token)
     return Settings(
         bos_token=tokens.get("bos_token"), eos_token=tokens.get("eos_token"), pad_token=tokens.get("pad_token"),
         unk_token=tokens.get("unk_token"), config=config, chat_template=_template(folder, config),

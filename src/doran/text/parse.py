@@ -1,4 +1,4 @@
-"""Thought and answer: a reply split at `<think>` and `</think>`, whole (`split_thought`) or as it streams (`StreamSplitter`).
+"""Thought and answer: a reply split at `<think>` and `</think>`, whole (`split_thought`) or in a stream.
 
 One rule for both: outside a thought `<think>` opens one, inside a thought `</think>` closes it, and a tag in any other
 place is ordinary text, so nothing a model writes is lost but the tags that did their work. Texts are not stripped.
@@ -49,7 +49,7 @@ def opens_thought(prompt: str) -> bool:
 
 
 class StreamSplitter:
-    """The same split on pieces of text: all pieces of a kind joined, `close()` included, equal `split_thought`'s part."""
+    """The same split on pieces of text: all parts of a kind joined, `close()` included, equal `split_thought`'s."""
 
     def __init__(self, opened: bool = False) -> None:
         self._inside, self._held = opened, ""

@@ -1,6 +1,6 @@
 """Tiktoken-style vocabularies (base64 bytes and a rank per line) turned into a `tokenizers` object with the same ids.
 
-Llama 3's `tokenizer.model` and public copies of DeepSeek's vocabulary come so. Not here: downloads, sentencepiece models.
+Llama 3's `tokenizer.model` and public copies of DeepSeek's vocabulary come so. Not here: sentencepiece models.
 """
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from doran.text.detok import BYTE_OF
 from doran.text.folder import split_then_bytes
 
 LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _CHAR_OF = {byte: char for char, byte in BYTE_OF.items()}
 
@@ -44,9 +45,9 @@ def read_ranks(path: str | Path) -> dict[bytes, int]:
 def from_ranks(ranks: Mapping[bytes, int], patterns: Sequence[str], specials: Mapping[str, int]) -> Backend:
     """A byte-level BPE with tiktoken's rule: of all neighbours, join the pair whose joined bytes have the lowest rank.
 
-    `patterns` cut the text, each in turn. `specials` maps control tokens to their ids; those beyond the ranks must follow
-    them without a gap (ConfigError names the first missing id). Every split of a token into two known ones becomes a merge,
-    in the order of the token's rank, since tiktoken does not care which split it meets.
+    `patterns` cut the text, each in turn. `specials` maps control tokens to their ids; those beyond the ranks must
+    follow them without a gap (ConfigError names the token that cannot have its id). Every split of a token into two
+    known ones becomes a merge, in the order of the token's rank, since tiktoken does not care which split it meets.
     """
     spelt = {token: "".join(_CHAR_OF[byte] for byte in token) for token in ranks}
     control = {content.encode() for content in specials}
@@ -66,7 +67,7 @@ def from_ranks(ranks: Mapping[bytes, int], patterns: Sequence[str], specials: Ma
         backend.add_special_tokens([AddedToken(content, normalized=False, special=True)])
         if backend.token_to_id(content) != index:
             raise ConfigError(
-                f"special token {content!r} should have id {index} but the next free id is {backend.token_to_id(content)}",
+                f"special token {content!r} should have id {index}, the next free is {backend.token_to_id(content)}",
                 hint="name the tokens between them too (placeholders will do)",
             )
     return backend

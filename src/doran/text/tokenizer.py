@@ -1,6 +1,6 @@
 """The tokenizer: text to ids and back, chats to ids, over a byte-level BPE from the `tokenizers` library.
 
-`Tokenizer.load` reads any HF folder (folder.py says which files), `train_bpe` makes a new one. Text from outside can not
+`Tokenizer.load` reads any HF folder (folder.py says which files), `train_bpe` makes a new one. Text from outside cannot
 forge a control token: `encode` reads `<think>` as seven ordinary characters unless told `specials=True`, and
 `encode_chat` does so inside what users and tools wrote, while the template's own tokens count.
 """
@@ -24,8 +24,8 @@ BEGIN, END, PAD, USER, ASSISTANT = "<|begin|>", "<|end|>", "<|pad|>", "<|User|>"
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 SPECIALS = (BEGIN, END, PAD, USER, ASSISTANT, THINK_OPEN, THINK_CLOSE)  # ids 0..6 of a tokenizer we train
 
-# DeepSeek-R1's form. A reply before the last turn loses its thought (all up to `</think>`); the generation prompt ends after
-# <|Assistant|>, so opening the thought is the model's own act and the format reward has something to reward.
+# DeepSeek-R1's form. A reply before the last message loses its thought (up to `</think>`). The generation prompt ends
+# after <|Assistant|>, so opening the thought is the model's own act and the format reward has something to reward.
 CHAT_TEMPLATE = """\
 {{- bos_token }}
 {%- for message in messages if message['role'] == 'system' %}{{ message['content'] }}{% endfor %}
@@ -95,11 +95,11 @@ class Tokenizer:
         """The id of one token, spelt as in the vocabulary (`<think>`, `12`). ConfigError where there is none."""
         index = self._full.token_to_id(token)
         if index is None:
-            raise ConfigError(f"the tokenizer has no token {token!r}", hint="use a model folder whose tokenizer knows it")
+            raise ConfigError(f"the tokenizer has no token {token!r}", hint="use a tokenizer that knows it")
         return int(index)
 
     def encode(self, text: str, specials: bool = False) -> list[int]:
-        """Ids of `text`, nothing added around it. `specials=True` reads control tokens spelt in the text: trusted text only."""
+        """Ids of `text`, nothing added around it. `specials=True` obeys control tokens in it: for trusted text only."""
         return self._pick(specials).encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str], specials: bool = False) -> list[list[int]]:
@@ -142,7 +142,8 @@ class Tokenizer:
             return self.encode(text, specials=True)
         ids: list[int] = []
         for piece in self._control_regex.split(text):
-            ids += [self.control_tokens[piece]] if piece in self.control_tokens else self.encode(piece.replace(mark, ""))
+            control = self.control_tokens.get(piece)
+            ids += self.encode(piece.replace(mark, "")) if control is None else [control]
         return ids
 
     def _pick(self, specials: bool) -> Backend:
@@ -197,10 +198,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int, whole_numbers_up_to: int = 
     """Train byte-level BPE on `texts`; the same texts give the same tokenizer, byte for byte.
 
     Numbers are cut into groups of up to three digits and never carry a blank, so every value 0..999 has exactly one
-    spelling and one embedding: a small model learns one fact about 12, not four about "12", " 12", "1"+"2" and " 1"+"2".
+    spelling and one embedding: a small model learns one fact about 12, not four about "12", " 12", "1"+"2", " 1"+"2".
     The blanks go to the words and signs beside them (` + ` is one token), so `3 + 4 = 7` costs five tokens, and search
-    transcripts stay short. Values 0..`whole_numbers_up_to` (at most 999) are whole tokens whatever the texts hold: their
-    merges come first and no other merge can touch digits. Larger values take two tokens or more.
+    transcripts stay short. Values 0..`whole_numbers_up_to` (at most 999) are whole tokens whatever the texts hold:
+    their merges come first and no other merge can touch digits. Larger values take two tokens or more.
 
     `vocab_size` counts specials, the 256 bytes, numbers and merges; fewer come out where the texts are too small.
     ConfigError: it is too small for the first three, or the bound is not in 0..999.
@@ -230,11 +231,11 @@ def train_bpe(texts: Iterable[str], vocab_size: int, whole_numbers_up_to: int = 
 
 
 def _number_merges(bound: int) -> Iterator[tuple[str, str]]:
-    """Merges that make each of 10..bound one token. Of two pairs, BPE takes the earlier merge: here the smaller number."""
+    """Merges that make each of 10..bound one token. BPE joins the pair whose merge is earlier: the smaller number."""
     for value in range(10, min(bound, 99) + 1):
         yield str(value)[0], str(value)[1]
     for value in range(100, bound + 1):
-        a, b, c = str(value)
+        a, b, c = list(str(value))
         right_first = b != "0" and b + c < a + b
         yield (a, b + c) if right_first else (a + b, c)
 
