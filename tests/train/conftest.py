@@ -9,9 +9,10 @@ import torch
 
 from doran.arch.presets import tiny
 from doran.base.rng import python_rng
+from doran.data.packing import Pack
 from doran.models.decoder import Decoder
 from doran.models.families import build
-from doran.train.batch import Batch, pack
+from doran.train.batch import pack
 
 
 @pytest.fixture
@@ -19,17 +20,19 @@ def make_model() -> Callable[..., Decoder]:
     """make_model(seed=0, **config changes): deepseek_v3 with MLA, experts and MTP; other families by model_type."""
 
     def make(seed: int = 0, model_type: str = "deepseek_v3", **changes: object) -> Decoder:
-        config = tiny(model_type, vocab_size=32, hidden_size=32, num_hidden_layers=2, max_position_embeddings=64, **changes)
+        config = tiny(
+            model_type, vocab_size=32, hidden_size=32, num_hidden_layers=2, max_position_embeddings=64, **changes
+        )
         return build(config, seed=seed)
 
     return make
 
 
 @pytest.fixture
-def counting() -> Callable[[int], Iterator[Batch]]:
+def counting() -> Callable[[int], Iterator[Pack]]:
     """batches(position): documents that count upwards by 1, 2 or 3 modulo 32, of mixed lengths."""
 
-    def batches(position: int) -> Iterator[Batch]:
+    def batches(position: int) -> Iterator[Pack]:
         while True:
             rng = python_rng("counting", position)
             samples = []

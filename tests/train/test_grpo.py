@@ -66,7 +66,9 @@ def test_every_promised_name_is_logged(make_model, tmp_path) -> None:
     assert first["entropy"] == pytest.approx(3.46, abs=0.2)  # ln 32
     assert first["kl"] == pytest.approx(0, abs=1e-6) and last["kl"] > 0
     assert last["num_tokens"] == sum(x["tokens"] for x in rows(tmp_path)) + 4 * 4 * 6 * 2
-    assert 1 <= first["completions/min_length"] <= first["completions/mean_length"] <= first["completions/max_length"] <= 6
+    assert (
+        1 <= first["completions/min_length"] <= first["completions/mean_length"] <= first["completions/max_length"] <= 6
+    )
 
 
 def test_rollout_and_trainer_agree_on_logprobs_in_fp32(make_model, tmp_path) -> None:
@@ -110,7 +112,9 @@ def test_a_run_that_broke_off_ends_with_the_same_bits(make_model, tmp_path, extr
     assert all(torch.equal(whole[n], broken[n]) for n in whole)
     assert (tmp_path / "whole" / "samples.jsonl").read_text() == (tmp_path / "broken" / "samples.jsonl").read_text()
     clocks = {"step_time", "tokens_per_second", "time/sample", "time/score", "time/update"}
-    without_clocks = [[{k: v for k, v in r.items() if k not in clocks} for r in rows(tmp_path / n)] for n in ("whole", "broken")]
+    without_clocks = [
+        [{k: v for k, v in r.items() if k not in clocks} for r in rows(tmp_path / n)] for n in ("whole", "broken")
+    ]
     assert without_clocks[0] == without_clocks[1]
 
 

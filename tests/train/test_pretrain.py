@@ -24,7 +24,14 @@ from doran.train.pretrain import PretrainSettings, lm_loss, mean_context, run_pr
 
 
 def settings(**changes: object) -> PretrainSettings:
-    values = {"steps": 12, "lr": 1e-2, "warmup_steps": 2, "bf16": False, "checkpoint_every_steps": 5, "checkpoint_every_s": None}
+    values = {
+        "steps": 12,
+        "lr": 1e-2,
+        "warmup_steps": 2,
+        "bf16": False,
+        "checkpoint_every_steps": 5,
+        "checkpoint_every_s": None,
+    }
     return build_settings(PretrainSettings, values | changes)
 
 
@@ -112,7 +119,9 @@ def test_kill_9_and_the_same_command_end_with_the_same_bits(tmp_path) -> None:
     assert start(tmp_path / "whole").wait() == 0
     for wait_for in (6, 30):
         process = start(tmp_path / "killed")
-        while process.poll() is None and max(checkpoint.steps(tmp_path / "killed" / "checkpoints"), default=0) < wait_for:
+        while (
+            process.poll() is None and max(checkpoint.steps(tmp_path / "killed" / "checkpoints"), default=0) < wait_for
+        ):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()

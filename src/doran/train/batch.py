@@ -6,25 +6,14 @@ T tokens of a pack, one document a sample. A sample of n ids gives n - 1 positio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from doran.data.packing import Pack
 from doran.train.losses import IGNORE
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A pack: documents end to end and their borders."""
-
-    tokens_T: Tensor
-    positions_T: Tensor
-    targets_T: Tensor
-    cu_seqlens: Tensor
-
-
-def pack(samples: Sequence[tuple[Sequence[int], Sequence[bool]]], device: torch.device | str = "cpu") -> Batch:
+def pack(samples: Sequence[tuple[Sequence[int], Sequence[bool]]], device: torch.device | str = "cpu") -> Pack:
     """One pack from (ids, loss_mask) samples, each with two ids or more; target i is ids[i+1], or IGNORE unless loss_mask[i+1]."""
     tokens, targets, positions, borders = [], [], [], [0]
     for ids, mask in samples:
@@ -33,7 +22,7 @@ def pack(samples: Sequence[tuple[Sequence[int], Sequence[bool]]], device: torch.
         positions += range(len(ids) - 1)
         borders.append(len(tokens))
     as_tensor = lambda values: torch.tensor(values, dtype=torch.long, device=device)  # noqa: E731
-    return Batch(as_tensor(tokens), as_tensor(positions), as_tensor(targets), as_tensor(borders).int())
+    return Pack(as_tensor(tokens), as_tensor(positions), as_tensor(targets), as_tensor(borders).int())
 
 
 def by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:

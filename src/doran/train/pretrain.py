@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from pydantic import Field
@@ -22,20 +21,12 @@ from doran.arch.count import flops_per_token
 from doran.base.device import matmul_peak
 from doran.base.errors import DataError
 from doran.base.runlog import Progress
+from doran.data.packing import Pack
 from doran.layers.attention import PackedAttend
 from doran.layers.moe import RouterStats, update_router_bias
 from doran.train.loop import Loop, LoopSettings, Metrics, StepFn
 from doran.train.losses import IGNORE, linear_cross_entropy, mtp_targets
 from doran.train.optim import Optimizer, build_optimizer
-
-
-class Pack(Protocol):
-    """What a step reads of a batch: documents end to end, `cu_seqlens` their borders (int32, D+1), targets IGNORE = no loss."""
-
-    tokens_T: Tensor
-    positions_T: Tensor
-    targets_T: Tensor
-    cu_seqlens: Tensor
 
 
 class LmSettings(LoopSettings):

@@ -14,7 +14,8 @@ from torch import nn
 from doran.base.errors import DataError
 from doran.base.rng import python_rng
 from doran.base.runlog import Progress
-from doran.train.batch import Batch, pack
+from doran.data.packing import Pack
+from doran.train.batch import pack
 from doran.train.loop import Loop, StepFn
 from doran.train.optim import build_optimizer
 from doran.train.pretrain import LmSettings, lm_step_fn
@@ -59,7 +60,7 @@ def run_sft(
     )
     device = next(model.parameters()).device
 
-    def take(step: int) -> list[Batch]:
+    def take(step: int) -> list[Pack]:
         return [pack([samples[i] for i in plan[step]], device)]
 
     def start(first: int) -> StepFn:

@@ -13,9 +13,10 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from doran.data.packing import Pack
 from doran.layers.attention import PackedAttend
 from doran.layers.moe import RouterStats, update_router_bias
-from doran.train.batch import Batch, by_tokens, pack
+from doran.train.batch import by_tokens, pack
 from doran.train.loop import Metrics
 from doran.train.losses import (
     IGNORE,
@@ -58,7 +59,7 @@ class UpdateSettings(Protocol):
 class MicroBatch:
     """Some samples packed, and what the loss needs of each completion token."""
 
-    batch: Batch
+    batch: Pack
     rollout_logprobs_N: Tensor
     advantages_N: Tensor
     weights_N: Tensor
@@ -139,7 +140,7 @@ def accumulate(
 
 
 def completion_logprobs(
-    model: nn.Module, batch: Batch, temperature: float, attend: PackedAttend, stats: RouterStats | None = None
+    model: nn.Module, batch: Pack, temperature: float, attend: PackedAttend, stats: RouterStats | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(h_TD, logprobs_N, entropy_N) of the pack's target tokens at the sampling temperature."""
     h_TD = model(batch.tokens_T, batch.positions_T, attend, stats)
@@ -151,13 +152,13 @@ def completion_logprobs(
 
 
 @torch.no_grad()
-def frozen_logprobs(model: nn.Module, batch: Batch, s: UpdateSettings) -> Tensor:
+def frozen_logprobs(model: nn.Module, batch: Pack, s: UpdateSettings) -> Tensor:
     """Logprobs as data: of the policy before the update, or of the reference."""
     with torch.autocast(batch.tokens_T.device.type, dtype=torch.bfloat16, enabled=s.bf16):
         return completion_logprobs(model, batch, s.temperature, PackedAttend(batch.cu_seqlens))[1]
 
 
-def mtp_loss(model: nn.Module, batch: Batch, h_TD: Tensor, attend: PackedAttend, num_micros: int) -> Tensor:
+def mtp_loss(model: nn.Module, batch: Pack, h_TD: Tensor, attend: PackedAttend, num_micros: int) -> Tensor:
     """How well the MTP module drafts this policy's own completions; the main model is not to learn from it."""
     next_tokens_T, targets_T = mtp_targets(batch.tokens_T, batch.targets_T, batch.cu_seqlens)
     h_TD = model.mtp(h_TD.detach(), next_tokens_T, batch.positions_T, attend)
