@@ -170,3 +170,22 @@ def test_nothing_to_measure_is_refused():
         evaluate(None, Letters(), Sum(), [], 1, Params(), engine=Canned(GOOD))
     with pytest.raises(DataError, match="k = 0"):
         run(Canned(GOOD), k=0)
+
+
+def test_the_real_engine_gives_the_same_result_twice_and_reports_progress():
+    pytest.importorskip("torch")
+    from doran.arch import presets
+    from doran.engine import SamplingParams
+    from doran.models import build
+    from doran.tasks.task import get_task
+    from doran.text.tokenizer import train_bpe
+
+    tokenizer = train_bpe(["make the number 숫자를 만드세요"], 300, whole_numbers_up_to=9)
+    model = build(presets.tiny("llama", vocab_size=tokenizer.vocab_size))
+    task = get_task("countdown")
+    items, params, seen = task.generate("test", 3, 0), SamplingParams(max_new_tokens=6), []
+    first = evaluate(model, tokenizer, task, items, 2, params, on_finish=lambda done, of: seen.append((done, of)))
+    again = evaluate(model, tokenizer, task, items[::-1], 2, params, prompt_style=chat_style, max_batch=2)
+    assert seen == [(i, 6) for i in range(1, 7)]
+    assert {i.key: i.outcomes for i in first.items} == {i.key: i.outcomes for i in again.items}
+    assert EvalResult.from_dict(first.to_dict()) == first

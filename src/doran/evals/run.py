@@ -7,6 +7,7 @@ the other items. Not resumable: an evaluation that was cut off starts again.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -159,11 +160,13 @@ def evaluate(
     max_batch: int = 256,
     keep_texts: int = 1,
     engine: Any = None,
+    on_finish: Callable[[int, int], None] | None = None,
 ) -> EvalResult:
     """Sample k completions for each item, score them, count. `params`: the engine's SamplingParams.
 
     Generation ends at `params.stop_token_ids`, or at the tokenizer's own stop ids where those are empty. `engine`
-    stands in for one made from `model` (which is then not looked at).
+    stands in for one made from `model` (which is then not looked at). `on_finish(done, of)` is called after each
+    completion, for a progress line.
     """
     if not items or k < 1:
         raise DataError(
@@ -173,7 +176,8 @@ def evaluate(
         params = replace(params, stop_token_ids=_stop_ids(tokenizer))
     prompts = [prompt_style(tokenizer, item.prompt) for item in items]
     per_item = [replace(params, seed=seed_for("eval", params.seed, item.key, item.language)) for item in items]
-    completions = (engine or _engine(model, max_batch)).generate(prompts, per_item, n=k)
+    shown = {"on_finish": _counter(on_finish, len(items) * k)} if on_finish else {}
+    completions = (engine or _engine(model, max_batch)).generate(prompts, per_item, n=k, **shown)
     results = [
         _judge(tokenizer, task, item, _opens_thought(tokenizer, prompt), done, keep_texts)
         for item, prompt, done in zip(items, prompts, completions, strict=True)
@@ -185,6 +189,12 @@ def _engine(model: Any, max_batch: int) -> Any:
     from doran.engine import Engine  # here, so that reading a result file needs no torch
 
     return Engine(model, max_batch=max_batch)
+
+
+def _counter(on_finish: Callable[[int, int], None], total: int) -> Callable[[int, Any], None]:
+    """The engine's own callback, turned into "so many of so many"."""
+    done = itertools.count(1)
+    return lambda index, completion: on_finish(next(done), total)
 
 
 def _stop_ids(tokenizer: Any) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """`doran chat`: a conversation in the terminal. Thoughts stream dimmed and fold into one line; answers stay.
 
 On a terminal: live thoughts, colours, line editing. Elsewhere (a pipe, a file): one question per line on stdin, only
-answers on stdout, everything else on stderr. What a model writes is shown as text: control characters, which could move the
-cursor or retitle the window, are dropped. No server and no memory between runs.
+answers on stdout, everything else on stderr. What a model writes is shown as text: control characters, which could
+move the cursor or retitle the window, are dropped. No server and no memory between runs.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def chat(
     """Talk to the model in `model_dir` until /quit or the end of input.
 
     `engine` and `tokenizer` are loaded from the folder unless given (then its name is only shown); `params` are the
-    engine's SamplingParams, by default temperature 0.6 (R1's advice) with the tokenizer's stop ids. `read(prompt)` gives
-    one line or raises EOFError. Errors: ArtifactError and ConfigError from loading; while talking, errors are shown and
-    the conversation goes on.
+    engine's SamplingParams, by default temperature 0.6 (R1's advice) with the tokenizer's stop ids. `read(prompt)`
+    gives one line or raises EOFError. Errors: ArtifactError and ConfigError from loading; while talking, errors are
+    shown and the conversation goes on.
     """
     if engine is None or tokenizer is None:
         engine, tokenizer = _load(Path(model_dir))

@@ -1,0 +1,108 @@
+"""Bytes a stage needs, by part. Counts what the loops keep; the allocator's slack and temporaries are one stated share.
+
+Activations are those of a training step that recomputes nothing: every input a backward pass reads again is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from doran.arch.config import ModelConfig
+from doran.arch.count import cache_bytes_per_token, parameters
+
+RUNTIME = 450 * 2**20  # Python, torch and its libraries, before any model
+SLACK = 1.15  # allocator and temporaries, on top of what is counted
+ROLLOUT_BYTES = 40  # per generated token: id, three log probabilities, mask, advantage, as the trainer batches them
+OPTIMIZER_VALUES = {"adamw": 2, "muon": 1}  # fp32 values kept per parameter (Muon's share under AdamW is ignored)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes by part. Activations and cache are never needed at the same time, so the peak counts the larger one."""
+
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    reference: int = 0
+    rollouts: int = 0
+    activations: int = 0
+    cache: int = 0
+    runtime: int = RUNTIME
+
+    @property
+    def peak(self) -> int:
+        """Most bytes at one time, slack included."""
+        lasting = self.weights + self.gradients + self.optimizer + self.reference + self.rollouts
+        return self.runtime + round(SLACK * (lasting + max(self.activations, self.cache)))
+
+    def parts(self) -> dict[str, int]:
+        """Name -> bytes, the parts that are not zero."""
+        return {name: value for name, value in vars(self).items() if value}
+
+
+def stored_parameters(config: ModelConfig) -> int:
+    """Parameters in memory: the main model and its MTP modules."""
+    counts = parameters(config)
+    return counts.total + counts.mtp
+
+
+def activation_values(config: ModelConfig) -> int:
+    """Values that one token leaves behind for the backward pass, all layers, logits not included."""
+    blocks = config.num_hidden_layers + config.num_nextn_predict_layers
+    return sum(_attention_values(config) + _mlp_values(config, layer) for layer in range(blocks)) + config.hidden_size
+
+
+def _attention_values(config: ModelConfig) -> int:
+    """Block input, its norm, q, k, v, the attention output; for MLA the latents and their norms as well."""
+    width, heads = config.hidden_size, config.num_attention_heads
+    if not config.is_mla:
+        heads_in = heads + 2 * config.num_key_value_heads
+        return 2 * width + (heads_in + heads) * config.head_dim
+    query = 2 * (config.q_lora_rank or 0) + 2 * heads * config.qk_head_dim  # before and after RoPE
+    latent = 2 * config.kv_lora_rank + 2 * config.qk_rope_head_dim
+    return 2 * width + query + latent + heads * (config.qk_head_dim + 2 * config.v_head_dim)
+
+
+def _mlp_values(config: ModelConfig, layer: int) -> int:
+    """Block input, its norm, and gate, up, silu(gate), product of each SwiGLU that the token visits."""
+    width = config.hidden_size
+    if not config.is_moe(layer):
+        return 2 * width + 4 * config.intermediate_size
+    visited = config.num_experts_per_tok + config.n_shared_experts
+    routed_copies = 2 * config.num_experts_per_tok * width  # gathered inputs, weighted outputs
+    return 2 * width + routed_copies + 4 * visited * config.moe_intermediate_size + config.n_routed_experts
+
+
+def activation_bytes(config: ModelConfig, tokens: int, dtype_bytes: int = 4, logits_at_once: int | None = None) -> int:
+    """Bytes of a training step over `tokens` tokens (one micro-batch), at most `logits_at_once` rows of logits.
+
+    Logits are fp32 and kept twice: themselves and their softmax.
+    """
+    rows = min(tokens, logits_at_once or tokens)
+    return tokens * activation_values(config) * dtype_bytes + 2 * 4 * rows * config.vocab_size
+
+
+def training_memory(
+    config: ModelConfig,
+    micro_tokens: int,
+    *,
+    dtype_bytes: int = 4,
+    optimizer: str = "adamw",
+    logits_at_once: int | None = None,
+) -> Memory:
+    """A training step: fp32 weights, gradients and optimizer state; activations in the compute dtype.
+
+    `dtype_bytes` of 2 (bf16) adds a second copy of the weights beside the fp32 masters.
+    """
+    stored = stored_parameters(config)
+    return Memory(
+        weights=stored * (4 if dtype_bytes == 4 else 4 + dtype_bytes),
+        gradients=stored * 4,
+        optimizer=stored * 4 * OPTIMIZER_VALUES[optimizer],
+        activations=activation_bytes(config, micro_tokens, dtype_bytes, logits_at_once),
+    )
+
+
+def cache_bytes(config: ModelConfig, sequences: int, length: int, dtype_bytes: int = 4) -> int:
+    """The KV or latent cache of `sequences` running requests of `length` tokens each."""
+    return sequences * length * cache_bytes_per_token(config, dtype_bytes)
