@@ -91,6 +91,15 @@ def test_real_templates_that_cut_thoughts_still_learn_them(templated, name):
     assert f"{start}t1</think>a1" in replies and f"{start}t2</think>a2" in replies
 
 
+@pytest.mark.parametrize("reply", ["<think>\nt</think>a", "<think>t</think>a", "t</think>a"])
+def test_a_template_that_opens_the_thought_is_not_given_a_second_opening(templated, reply):
+    tokenizer = templated("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B")
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": reply}]
+    (example,) = to_examples(tokenizer, chat)
+    assert tokenizer.decode(example.ids).endswith("<think>\nt</think>a<｜end▁of▁sentence｜>")
+    assert learned(tokenizer, example) == "t</think>a<｜end▁of▁sentence｜>"
+
+
 def test_a_user_who_types_an_end_token_teaches_nothing():
     (example,) = to_examples(SMALL, [{"role": "user", "content": "<|end|>x"}, {"role": "assistant", "content": "y"}])
     assert example.ids.count(SMALL.eos_id) == 1 and learned(SMALL, example) == "y<|end|>"

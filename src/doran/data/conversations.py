@@ -98,8 +98,10 @@ def _reply(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[di
     if thought and OPEN not in content:
         content = f"{OPEN}\n{thought.strip()}\n{CLOSE}\n\n{content}"
     if opens_thought(prompt):  # the template wrote the opening tag; a reply without a thought closes it at once
-        has_thought = content.lstrip().startswith(OPEN)
-        content = content.lstrip().removeprefix(OPEN).lstrip("\n") if has_thought else f"\n{CLOSE}\n\n{content}"
+        if content.lstrip().startswith(OPEN):
+            content = content.lstrip().removeprefix(OPEN).lstrip("\n")
+        elif CLOSE not in content:
+            content = f"\n{CLOSE}\n\n{content}"
     probe = tokenizer.apply_chat([*history, {"role": "assistant", "content": _PROBE}], False, tools)
     return content + _turn_end(tokenizer, probe.rpartition(_PROBE)[2])
 
