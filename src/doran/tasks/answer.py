@@ -80,7 +80,7 @@ def stated(answer: str) -> Stated | None:
 def boxed(answer: str) -> list[str]:
     """The contents of every `\\boxed{...}` (or `\\fbox`) with balanced braces, at most MAX_SPAN_CHARS long."""
     spans, position = [], 0
-    for match in re.finditer(r"\\f?boxed\s?\{", answer):
+    for match in re.finditer(r"\\(?:boxed|fbox)\s?\{", answer):
         if match.start() < position:  # inside the one before
             continue
         depth, end = 1, match.end()

@@ -117,5 +117,5 @@ def depth(text: str) -> int:
             level += 1
             deepest = max(deepest, level)
         elif letter in ")]}":
-            level -= 1
+            level = max(0, level - 1)
     return deepest

@@ -19,24 +19,23 @@ _BOLD = re.compile(r"(?<!\S)\*\*([^*\n]{1,100})\*\*(?![\w*])")
 _UNIT_IN_BRACKETS = re.compile(r"(?<=[가-힣])\s?\([^()\d]{1,20}\)(?=\s|$)")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))")
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s?\{([^{}]*)\}")
-_PLAIN = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
+_PLAIN = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _NUMBER = re.compile(
     rf"(?P<sign>[-+]?)\s?(?P<currency>[₩€£¥]|US|USD)?\s?(?P<sign2>[-+]?)(?:"
-    rf"(?P<over>\d+)분의\s?(?P<under>\d+)|"
-    rf"(?P<whole>\d+)\s(?P<num>\d+)/(?P<den>\d+)|"
-    rf"(?P<top>\d+)\s?/\s?(?P<bottom>\d+)|"
-    rf"(?P<mantissa>{_PLAIN})\s?(?:[eE]|(?:\*|×|x|\\times|\\cdot)\s?10\s?\^)\s?\{{?(?P<exponent>[-+]?\d{{1,2}})\}}?|"
-    rf"(?P<korean>\d[\d,]*(?:\.\d+)?[십백천만억](?:\s?\d[\d,]*[십백천만]?)*)|"
+    rf"(?P<over>[0-9]+)분의\s?(?P<under>[0-9]+)|"
+    rf"(?P<whole>[0-9]+)\s(?P<num>[0-9]+)/(?P<den>[0-9]+)|"
+    rf"(?P<top>[0-9]+)\s?/\s?(?P<bottom>[0-9]+)|"
+    rf"(?P<mantissa>{_PLAIN})\s?(?:[eE]|(?:\*|×|x|\\times|\\cdot)\s?10\s?\^)\s?\{{?(?P<exponent>[-+]?[0-9]{{1,2}})\}}?|"
+    rf"(?P<korean>[0-9][0-9,]*(?:\.[0-9]+)?[십백천만억](?:\s?[0-9][0-9,]*[십백천만]?)*)|"
     rf"(?P<plain>{_PLAIN}))"
 )
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _NO_UNITS = re.compile(
-    r"(?:[a-zA-Z]|pi|sqrt|sin|cos|tan|log|ln|exp|mod|or|and|to|over|plus|minus|times|half|squared|cubed|hundred|"
-    r"thousand|million|billion|또는|혹은|이나|아니면)\b", re.IGNORECASE)
-_ONE_LETTER_UNITS = frozenset("gmshtLl")
-_UNIT = re.compile(r"(?:[^\W\d_]|[\s°/·'’㎀-㏟])*(?:\^?\{?[23²³]\}?)?")
+    r"(?:(?![gmshtLl]\b)[a-zA-Z]|pi|sqrt|sin|cos|tan|log|ln|exp|mod|or|and|to|over|plus|minus|times|half|squared|cubed|"
+    r"hundred|thousand|million|billion|또는|혹은|이나|아니면)\b", re.IGNORECASE)
+_UNIT = re.compile(r"(?:[^\W\d_]|[\s°/·'’])+(?:\^?\{?[23]\}?)?")
 _ALGEBRA = re.compile(r"[\^*\\/+(){}√<>_!]|\b(?:[nxyz]|pi|sqrt|sin|cos|tan|log|ln|exp|mod)\b|π")
-_CANDIDATE = re.compile(rf"-?[₩€£¥]?(?:{_PLAIN})(?:/\d+)?(?:%|[^\W\d_]*)")
+_CANDIDATE = re.compile(rf"-?[₩€£¥]?(?:{_PLAIN})(?:/[0-9]+)?(?:%|[^\W\d_]*)")
 
 
 def clean(text: str) -> str:
@@ -65,18 +64,12 @@ def read_value(text: str) -> Fraction | None:
     for name, scale in _SCALES.items():
         if re.match(name + r"\b", unit):
             value, unit = value * scale, unit[len(name) :].strip()
-    return value if _is_unit(unit) else None
-
-
-def _is_unit(unit: str) -> bool:
-    if len(unit) == 1 and unit.isascii() and unit.isalpha():
-        return unit in _ONE_LETTER_UNITS
-    return _UNIT.fullmatch(unit) is not None and not _NO_UNITS.match(unit)
+    return value if not unit or (_UNIT.fullmatch(unit) and not _NO_UNITS.match(unit)) else None
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
     part = match.groupdict()
-    if len(match[0]) > _MAX_DIGITS:
+    if len(match[0]) > _MAX_DIGITS or (part["sign"] and part["sign2"]):
         return None
     sign = -1 if "-" in (part["sign"], part["sign2"]) else 1
     if part["over"]:
