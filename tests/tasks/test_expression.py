@@ -38,7 +38,7 @@ def reference(tree: Tree) -> Fraction | None:
     return {"+": left + right, "-": left - right, "*": left * right, "/": left / right if right else None}[tree.op]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(trees)
 def test_what_is_rendered_reads_back_with_the_same_numbers_and_value(tree: Tree) -> None:
     again = parse(render(tree))
@@ -51,7 +51,7 @@ def test_what_is_rendered_reads_back_with_the_same_numbers_and_value(tree: Tree)
             value(tree)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.text(alphabet="0123456789+-*/() .,=eE_x^!²×", max_size=30))
 def test_any_text_gives_a_tree_or_an_expression_error(text: str) -> None:
     try:

@@ -38,7 +38,8 @@ def test_every_number_to_ten_thousand_reads_back() -> None:
 
 def test_native_readings_both_ways() -> None:
     assert [native(n) for n in (1, 4, 10, 20, 21, 99)] == ["하나", "넷", "열", "스물", "스물하나", "아흔아홉"]
-    assert [native(n, counting=True) for n in (1, 2, 3, 4, 20, 21, 11)] == ["한", "두", "세", "네", "스무", "스물한", "열한"]
+    assert [native(n, counting=True) for n in (1, 2, 3, 4, 20, 21, 11)] == ["한", "두", "세", "네", "스무", "스물한",
+    "열한"]
     for n in range(1, 100):
         assert read_number(native(n)) == read_number(native(n, counting=True)) == n
 

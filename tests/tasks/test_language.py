@@ -47,7 +47,7 @@ def test_leaks_counts_hanja_and_kana_letters() -> None:
     assert leaks("因此 それ 가") == 4
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("piece", ["`", "```", "<", "\\", "a", "가", "'", "<a"])
 def test_a_long_hostile_text_is_counted_at_once(piece: str) -> None:
     word_counts(piece * (300_000 // len(piece)))

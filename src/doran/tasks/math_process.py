@@ -32,6 +32,7 @@ class Worker:
     def __init__(self, timeout_s: float, memory_mb: int) -> None:
         self.timeout_s, self.memory_mb = timeout_s, memory_mb
         self.process: subprocess.Popen[bytes] | None = None
+        self._end: weakref.finalize[..., Worker] | None = None
 
     def ask(self, request: dict[str, str]) -> dict[str, object]:
         """Send one request and wait for its reply. Raises WorkerFailed."""
@@ -53,7 +54,7 @@ class Worker:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
-            weakref.finalize(self, _kill, self.process)
+            self._end = weakref.finalize(self, _kill, self.process)  # also at exit, or when nobody holds the pool
             self._reply(self.process, START_TIMEOUT_S)
         return self.process
 
@@ -76,9 +77,9 @@ class Worker:
 
     def stop(self) -> None:
         """Kill the process if there is one."""
-        if self.process is not None:
-            _kill(self.process)
-            self.process = None
+        if self._end is not None:
+            self._end()
+        self.process = self._end = None
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
