@@ -44,13 +44,15 @@ class Axes:
 def line_chart(title: str, series: Sequence[Series], axes: Axes | None = None) -> str:
     """A <figure> with title, legend and drawing."""
     axes = axes or Axes()
-    clean = [Series(s.name, _thin([(x, _drawable(y)) for x, y in s.points if math.isfinite(x)])) for s in series]
-    finite = [p for s in clean for p in s.points if math.isfinite(p[1])]
+    raw = [Series(s.name, _thin([(x, _drawable(y)) for x, y in s.points if math.isfinite(x)])) for s in series]
+    main = [_smoothed(s) if axes.smooth and len(s.points) >= SMOOTH_FROM else s for s in raw]
+    finite = [p for s in raw for p in s.points if math.isfinite(p[1])]
     frame = _Frame.around(finite, axes)
-    lines = "".join(_line(s, i % COLOURS, frame, axes) for i, s in enumerate(clean)) if finite else _empty()
-    label = f"{title}: {axes.y or 'value'} by {axes.x}. " + "; ".join(_spoken(s, axes) for s in clean)
+    pairs = enumerate(zip(raw, main, strict=True))
+    lines = "".join(_line(r, m, i % COLOURS, frame, axes) for i, (r, m) in pairs) if finite else _empty()
+    label = f"{title}: {axes.y or 'value'} by {axes.x}. " + "; ".join(_spoken(s, axes) for s in main)
     return (
-        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{_legend(clean, axes)}'
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{_legend(main, axes)}'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
         f"{_grid(frame, axes)}{lines}</svg></figure>"
     )
@@ -66,6 +68,11 @@ def number(value: float, percent: bool = False) -> str:
         if abs(value) >= limit:
             return f"{_plain(float(f'{value / unit:.3g}'))}{suffix}"
     return _plain(float(f"{value:.3g}")) if abs(value) < 100 else _plain(round(value))
+
+
+def figure(value: float, percent: bool = False) -> str:
+    """`number` with the zeros kept, for values that stand beside others of their kind: 1.00, 0.830."""
+    return f"{value:#.3g}" if not percent and 0.1 <= abs(value) < 100 else number(value, percent)
 
 
 def _plain(value: float) -> str:
@@ -130,12 +137,19 @@ def _thin(points: Sequence[Point], most: int = MAX_DRAWN) -> list[Point]:
     return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs] + [points[-1]]
 
 
+def _smoothed(series: Series) -> Series:
+    return Series(series.name, running_mean(series.points, max(5, len(series.points) // 20)))
+
+
 def running_mean(points: Sequence[Point], window: int) -> list[Point]:
-    """Mean of the finite y values within half a window on both sides; shorter at the ends, so it does not lag."""
+    """Mean of the finite y values within half a window on both sides.
+
+    Towards the ends the window shrinks evenly, so that it does not lag, but never to less than two neighbours.
+    """
     half, out = window // 2, []
     for i, (x, _) in enumerate(points):
-        reach = min(half, i, len(points) - 1 - i)
-        near = [y for _, y in points[i - reach : i + reach + 1] if math.isfinite(y)]
+        reach = max(min(half, i, len(points) - 1 - i), min(half, 2))
+        near = [y for _, y in points[max(0, i - reach) : i + reach + 1] if math.isfinite(y)]
         out.append((x, sum(near) / len(near) if near else math.nan))
     return out
 
@@ -154,11 +168,10 @@ def _runs(points: Sequence[Point]) -> list[list[Point]]:
 # ---- marks -----------------------------------------------------------------------------------------------------
 
 
-def _line(series: Series, colour: int, frame: _Frame, axes: Axes) -> str:
-    smooth = axes.smooth and len(series.points) >= SMOOTH_FROM
-    main = running_mean(series.points, max(5, len(series.points) // 20)) if smooth else list(series.points)
-    shown = (_path(series.points, frame, "pale") if smooth else "") + _path(main, frame, "line")
-    return f'<g class="s{colour}">{shown}{_hover(series.name, main, frame, axes)}</g>'
+def _line(raw: Series, main: Series, colour: int, frame: _Frame, axes: Axes) -> str:
+    pale = _path(raw.points, frame, "pale") if main is not raw else ""
+    line, dots = _path(main.points, frame, "line"), _hover(main.name, main.points, frame, axes)
+    return f'<g class="s{colour}">{pale}{line}{dots}</g>'
 
 
 def _path(points: Sequence[Point], frame: _Frame, kind: str) -> str:
@@ -211,7 +224,7 @@ def _last(series: Series) -> float:
 
 def _legend(series: Sequence[Series], axes: Axes) -> str:
     entries = "".join(
-        f'<li class="s{i % COLOURS}"><i></i>{escape(s.name)} <b>{number(_last(s), axes.percent)}</b></li>'
+        f'<li class="s{i % COLOURS}"><i></i>{escape(s.name)} <b>{figure(_last(s), axes.percent)}</b></li>'
         for i, s in enumerate(series)
     )
     return f'<ul class="legend">{entries}</ul>'

@@ -120,6 +120,8 @@ def _cell(value: Any) -> str:
 
 
 def _interval_cell(raw: Mapping[str, Any]) -> str:
+    if "shown" in raw:  # a quantity already written out: aligned as the numbers are
+        return f"<td>{escape(str(raw['shown']))}</td>"
     value, low, high = raw.get("value"), raw.get("low"), raw.get("high")
     if value is None:
         return '<td class="soft">–</td>'
@@ -221,13 +223,8 @@ def _stages(data: Data) -> str:
         return ""
     bar = time_bar([(str(s["name"]), float(s.get("seconds") or 0)) for s in stages])
     total = sum(float(s.get("seconds") or 0) for s in stages)
-    rows = [
-        [s["name"], duration(s.get("seconds")), s.get("steps"), _count(s.get("tokens")), _count(s.get("parameters"))]
-        for s in stages
-    ]
-    table = _table(
-        ["stage", "time", "steps", "tokens", "parameters"], [*rows, ["together", duration(total), None, None, None]]
-    )
+    rows = [*map(_stage_row, stages), ["together", {"shown": duration(total)}, None, None, None]]
+    table = _table(["stage", "time", "steps", "tokens", "parameters"], rows)
     for i, s in enumerate(stages):  # the bar's colour beside each name
         name = escape(str(s["name"]))
         key = f'<th scope="row"><span class="key s{i % 6}"></span>{name}</th>'
@@ -235,8 +232,13 @@ def _stages(data: Data) -> str:
     return bar + table
 
 
+def _stage_row(stage: Mapping[str, Any]) -> list[Any]:
+    time = {"shown": duration(stage.get("seconds"))}
+    return [stage["name"], time, stage.get("steps"), _count(stage.get("tokens")), _count(stage.get("parameters"))]
+
+
 def _count(value: Any) -> Any:
-    return number(float(value)) if isinstance(value, (int, float)) else value
+    return {"shown": number(float(value))} if isinstance(value, (int, float)) else value
 
 
 def duration(seconds: Any) -> str:

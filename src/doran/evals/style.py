@@ -74,7 +74,7 @@ td small{display:block;color:var(--soft);font-size:.76rem;line-height:1.4}
 .timebar span{background:var(--c);min-width:2px}
 .timebar span:first-child{border-radius:7px 0 0 7px}
 .timebar span:last-child{border-radius:0 7px 7px 0}
-td .key{display:inline-block;width:9px;height:9px;border-radius:3px;background:var(--c);margin-right:9px}
+.key{display:inline-block;width:9px;height:9px;border-radius:3px;background:var(--c);margin-right:9px}
 .samples{display:grid;gap:12px}
 .sample{padding:14px 18px}
 .sample p{margin:0 0 6px;white-space:pre-wrap;max-width:none}

@@ -7,7 +7,7 @@ when the rest no longer fits, the oldest messages go first.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -54,7 +54,7 @@ class Session:
         """Change sampling settings; UsageError as SamplingParams raises it."""
         self.params = replace(self.params, **changes)
 
-    def reply(self, text: str) -> Iterator[tuple[Kind, str]]:
+    def reply(self, text: str) -> Generator[tuple[Kind, str], None, None]:
         """Say `text`; yields pieces of thought and answer. Close it early to stop: what was said so far then counts.
 
         A turn without any answer leaves no trace in the conversation; `last` always tells what happened.

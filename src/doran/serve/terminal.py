@@ -256,7 +256,8 @@ def _stop(live: Live | None) -> None:
 
 def read_message(read: Read) -> str:
     """One message: lines joined while they end in a backslash. An end of input after a backslash ends the message."""
-    lines, prompt = [], PROMPT
+    lines: list[str] = []
+    prompt = PROMPT
     while True:
         try:
             line = read(prompt)
