@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CANDIDATES = 1024  # likeliest tokens looked at before a full sort; the full sort is needed only by flat distributions
+CANDIDATES = (64, 1024)  # how many of the likeliest tokens a cut looks at before it sorts the whole row
 
 
 @dataclass
@@ -27,8 +27,14 @@ class RowParams:
     any_greedy: bool = True
     any_cuts: bool = True
 
-    def rows(self, which: slice) -> RowParams:
-        """Some of the rows, as views."""
+    @property
+    def cuts_N(self) -> Tensor:
+        """Which rows lose tokens to a cut; greedy rows need none."""
+        cuts_N = (self.top_k_N > 0) | (self.top_p_N < 1) | (self.min_p_N > 0)
+        return cuts_N & (self.temperature_N > 0)
+
+    def rows(self, which: slice | Tensor) -> RowParams:
+        """Some of the rows; views where `which` is a slice."""
         return RowParams(
             self.temperature_N[which],
             self.top_k_N[which],
@@ -45,52 +51,64 @@ def sample(logits_NV: Tensor, params: RowParams, uniform_N: Tensor) -> tuple[Ten
     `uniform_N` in [0, 1), float64. logprobs are at the sampling temperature and before any cut (temperature 1 where it
     is 0). NaN logits give a valid token and a NaN logprob, for the caller to notice.
     """
-    logits_NV = logits_NV.float()
+    scaled_NV = logits_NV.float()
     temperature_N = params.temperature_N
     if params.any_greedy:
         temperature_N = torch.where(temperature_N == 0, 1.0, temperature_N)
-    logprobs_NV = torch.log_softmax(logits_NV / temperature_N[:, None], dim=-1)
-    probs_NV = logprobs_NV.exp()
+    scaled_NV = scaled_NV / temperature_N[:, None]
+    scaled_NV -= scaled_NV.amax(-1, keepdim=True)
+    weights_NV = scaled_NV.exp()  # probabilities up to a factor: one pass less than a softmax, and the CDF has the sum
+    cdf_NV = weights_NV.cumsum(-1)
+    log_total_N = cdf_NV[:, -1].log()
     if params.any_cuts:
-        probs_NV = cut(probs_NV, params)
-    tokens_N = inverse_cdf(probs_NV, uniform_N)
+        cdf_NV = cut(weights_NV / cdf_NV[:, -1:], params).cumsum(-1)
+    tokens_N = inverse_cdf(cdf_NV, uniform_N)
     if params.any_greedy:
         tokens_N = torch.where(params.temperature_N == 0, logits_NV.argmax(-1), tokens_N)
-    return tokens_N, logprobs_NV.gather(1, tokens_N[:, None])[:, 0]
+    return tokens_N, scaled_NV.gather(1, tokens_N[:, None])[:, 0] - log_total_N
 
 
-def inverse_cdf(probs_NV: Tensor, uniform_N: Tensor) -> Tensor:
-    """The first token whose cumulative probability exceeds uniform * total; never one of probability 0.
+def inverse_cdf(cdf_NV: Tensor, uniform_N: Tensor) -> Tensor:
+    """The first token whose cumulative weight exceeds uniform * total; never one of weight 0.
 
-    In token id order, so that a row with cuts and the same row without map a uniform alike. Rows need not sum to 1.
+    Weights are summed in token id order and need no norming, so a row with cuts and one without map a uniform alike.
+    (torch's cumsum keeps its running sum in float64 and stores float32.)
     """
-    cdf_NV = probs_NV.cumsum(-1)  # float32 storage; torch's CPU kernel accumulates in float64
     total_N1 = cdf_NV[:, -1:]
     target_N1 = (uniform_N[:, None] * total_N1).to(cdf_NV.dtype)
     target_N1 = torch.minimum(target_N1, torch.nextafter(total_N1, torch.zeros_like(total_N1)))  # rounding up to total
     tokens_N = torch.searchsorted(cdf_NV, target_N1, right=True)[:, 0]
-    return tokens_N.clamp_(max=probs_NV.shape[1] - 1)  # only NaN rows get here past the end
+    return tokens_N.clamp_(max=cdf_NV.shape[1] - 1)  # only NaN rows get here past the end
 
 
 def cut(probs_NV: Tensor, params: RowParams) -> Tensor:
     """probs_NV with the tokens that top_k, top_p and min_p remove set to 0 (not renormalised).
 
     All three keep a prefix of the tokens in falling order of probability (ties: lowest id first), so one sort and the
-    shortest prefix serve them all. The likeliest token always stays.
+    shortest prefix serve them all. The likeliest token always stays. Most rows are decided by a few likely tokens; only
+    flat ones go on to more of them, and at last to a sort of the whole row.
     """
-    num_tokens = probs_NV.shape[1]
-    if num_tokens > CANDIDATES:
-        likely_NK, ids_NK = _likeliest(probs_NV, CANDIDATES)
-        kept_N = _prefix(likely_NK, params)
+    num_tokens, left_N = probs_NV.shape[1], params.cuts_N.nonzero()[:, 0]
+    cut_NV = probs_NV.clone()
+    for k in (*(c for c in CANDIDATES if c < num_tokens), num_tokens):
+        if not len(left_N):
+            break
+        some, rows_NV = params.rows(left_N), probs_NV[left_N]
+        likely_NK, ids_NK = _likeliest(rows_NV, k)
+        kept_N = _prefix(likely_NK, some)
         sure_N = (likely_NK > likely_NK[:, -1:]).sum(-1)  # beyond these, topk broke ties as it liked
-        if bool((kept_N <= sure_N).all()) and bool((params.top_k_N <= CANDIDATES).all()):
-            return _keep(probs_NV, likely_NK, ids_NK, kept_N)
-    sorted_NV, ids_NV = torch.sort(probs_NV, dim=-1, descending=True, stable=True)
-    return _keep(probs_NV, sorted_NV, ids_NV, _prefix(sorted_NV, params))
+        decided_N = (kept_N <= sure_N) & (some.top_k_N <= k) | (k == num_tokens)
+        rank_K = torch.arange(k, device=probs_NV.device)
+        survivors_NK = likely_NK.masked_fill(rank_K >= kept_N[:, None], 0.0)
+        cut_NV[left_N] = torch.zeros_like(rows_NV).scatter_(1, ids_NK, survivors_NK)  # the undecided: again next time
+        left_N = left_N[~decided_N]
+    return cut_NV
 
 
 def _likeliest(probs_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k likeliest tokens in falling order, ties lowest id first (topk alone promises no order among ties)."""
+    if k == probs_NV.shape[1]:
+        return torch.sort(probs_NV, dim=-1, descending=True, stable=True)
     ids_NK = probs_NV.topk(k, dim=-1, sorted=False).indices.sort(-1).values
     sorted_NK, order_NK = probs_NV.gather(1, ids_NK).sort(dim=-1, descending=True, stable=True)
     return sorted_NK, ids_NK.gather(1, order_NK)
@@ -110,9 +128,3 @@ def _prefix(sorted_NK: Tensor, params: RowParams) -> Tensor:
     in_min_p_NK = sorted_NK >= params.min_p_N[:, None] * sorted_NK[:, :1]
     kept_NK = in_top_k_NK & in_top_p_NK & in_min_p_NK
     return kept_NK.long().cumprod(-1).sum(-1).clamp_(min=1)
-
-
-def _keep(probs_NV: Tensor, sorted_NK: Tensor, ids_NK: Tensor, kept_N: Tensor) -> Tensor:
-    rank_K = torch.arange(sorted_NK.shape[1], device=sorted_NK.device)
-    survivors_NK = sorted_NK.masked_fill(rank_K >= kept_N[:, None], 0.0)
-    return torch.zeros_like(probs_NV).scatter_(1, ids_NK, survivors_NK)
