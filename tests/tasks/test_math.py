@@ -26,6 +26,7 @@ def verifier() -> Iterator[MathVerifier]:
 
 
 @pytest.mark.parametrize(("gold", "text"), [
+    ("3", "**Answer: 3**"), ("3", "\\[ x = 3 \\]"), ("3", "정답은 \\(3\\)입니다"), ("3", "Answer: \\(3\\)"),
     ("3", "정답은 3입니다"), ("3", "정답은 ３입니다."), ("3", "The answer is 3."), ("18", "so\n#### 18"),
     ("18", "A: $18.00"),
     ("3", "<think>4</think>\\boxed{3}"), ("3", "\\boxed{3} again \\boxed{3.0}"), ("0.5", "\\boxed{\\frac{1}{2}}"),

@@ -71,10 +71,25 @@ def stated(answer: str) -> Stated | None:
         ("sentence", lambda: _SENTENCE_EN.findall(answer) + _SENTENCE_KO.findall(answer)),
     ]
     for kind, read in readers:
-        spans = [span.strip() for span in read()]
+        spans = [_closed_bold(span.strip()) for span in read()]
         if spans:
             return Stated(kind, spans)
     return None
+
+
+def _closed_bold(span: str) -> str:
+    """`**Answer: 3**` leaves a lone closing mark on its span."""
+    return span[:-2].rstrip() if span.endswith("**") and span.count("**") == 1 else span
+
+
+def unwrap(text: str) -> str:
+    """A text without the full stop, polite ending, bold marks and LaTeX delimiters around it."""
+    for _ in range(4):
+        text = text.strip().removesuffix(".").removesuffix("입니다").strip()
+        for left, right in (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"), ("$", "$"), ("**", "**"), ("`", "`")):
+            if text.startswith(left) and text.endswith(right) and len(text) > len(left) + len(right):
+                text = text[len(left) : -len(right)]
+    return text.strip()
 
 
 def boxed(answer: str) -> list[str]:

@@ -235,7 +235,7 @@ def _read(text: str, target: int) -> Tree:
     """Parse "expression" or "expression = target", with a full stop after it or not."""
     if len(text) > 2 * answers.MAX_SPAN_CHARS:
         raise ExpressionError("too long")
-    left, *rights = normalise(text).removesuffix(".").strip(" $`").split("=")
+    left, *rights = normalise(answers.unwrap(text)).split("=")
     if len(rights) > 1 or (rights and rights[0].strip() != str(target)):
         raise ExpressionError("what follows = is not the target")
     return parse(left)

@@ -35,10 +35,10 @@ Tree = int | Binary
 
 
 def normalise(text: str) -> str:
-    """Full-width and typographic digits and operators as ASCII, LaTeX's times and div too, no `$` or backticks."""
+    """Full-width and typographic digits and operators as ASCII, LaTeX's times and div too."""
     for name, plain in _LATEX.items():
         text = re.sub(re.escape(name) + r"(?![A-Za-z])", plain, text)
-    return text.translate(_SPELLINGS).strip(" \t\r\n$`")
+    return text.translate(_SPELLINGS).strip()
 
 
 def parse(text: str) -> Tree:

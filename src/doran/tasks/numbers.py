@@ -14,7 +14,7 @@ from doran.tasks.korean import read_number
 MAX_CHARS = 300
 _MAX_DIGITS = 60
 
-_LATEX_NOISE = re.compile(r"\\(?:left|right|displaystyle|[,!;: ])(?![A-Za-z])|[$`~]")
+_LATEX_NOISE = re.compile(r"\\(?:left|right|displaystyle|[,!;: ])(?![A-Za-z])|\\[()\[\]]|[$`~]")
 _BOLD = re.compile(r"(?<!\S)\*\*([^*\n]{1,100})\*\*(?![\w*])")
 _UNIT_IN_BRACKETS = re.compile(r"(?<=[가-힣])\s?\([^()\d]{1,20}\)(?=\s|$)")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))")
