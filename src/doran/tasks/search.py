@@ -133,10 +133,18 @@ def _holds(equation: str) -> bool:
 def worked(solution: Sequence[tuple[str, int]], language: Language, in_words: bool) -> str:
     """The steps of an arithmetic or word problem, e.g. "3 + 4 = 7, 7 * 2 = 14"; in words: "first 3 + 4 = 7, next 7 * 2 = 14"."""
     said = [f"{_spaced(expression)} = {value}" for expression, value in solution]
-    if not in_words:
-        return ", ".join(said)
+    return _in_words(said, language) if in_words else ", ".join(said)
+
+
+def readable_steps(thought: str, language: Language) -> str | None:
+    """The equations of a thought once each, joined by words; None where one is wrong or there is none."""
+    equations = list(dict.fromkeys(m.group() for m in _EQUATION.finditer(thought)))
+    return _in_words(equations, language) if equations and all(map(_holds, equations)) else None
+
+
+def _in_words(equations: Sequence[str], language: Language) -> str:
     first, following = {"en": ("first ", "next "), "ko": ("먼저 ", "다음 ")}[language]
-    return ", ".join((following if i else first) + step for i, step in enumerate(said))
+    return ", ".join((following if i else first) + equation for i, equation in enumerate(equations))
 
 
 def _spaced(expression: str) -> str:

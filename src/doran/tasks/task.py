@@ -129,6 +129,7 @@ _TASKS = {
     "countdown": ("countdown", "CountdownTask", "CountdownConfig"),
     "arithmetic": ("arithmetic", "ArithmeticTask", "ArithmeticConfig"),
     "word_problems": ("words", "WordsTask", "WordsConfig"),
+    "general": ("general", "GeneralTask", "GeneralConfig"),
     "jsonl": ("jsonl", "JsonlTask", "JsonlConfig"),
     "gsm8k": ("jsonl", "Gsm8kTask", "JsonlConfig"),
     "choice": ("choice", "ChoiceTask", "ChoiceConfig"),

@@ -1,0 +1,101 @@
+"""The text a recipe makes: pretraining documents, and the rewriting of a model's own samples into readable traces.
+
+Everything follows from (seed, index): batch i of a run can be made again without making the ones before it. Held-out puzzles and
+questions never occur: items come from the tasks' training split, and plain equations belong to nobody.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from doran.base.rng import python_rng, seed_for
+from doran.data.packing import Pack
+from doran.evals.run import plain_style
+from doran.recipes.recipe import Corpus
+from doran.tasks.arithmetic import solution_steps
+from doran.tasks.search import WORDS, number_facts, readable, readable_steps, transcript, worked
+from doran.tasks.task import Item, Task
+from doran.text.parse import split_thought
+from doran.text.tokenizer import Tokenizer
+from doran.train.batch import pack
+
+KINDS = ("searches", "facts", "arithmetic", "word_problems")
+
+
+class CorpusWriter:
+    """Writes pretraining documents. `pool`: items made ahead for each task, drawn from at random."""
+
+    def __init__(self, tasks: dict[str, Task], corpus: Corpus, seed: int, pool: int = 8000) -> None:
+        self.corpus, self.seed = corpus, seed
+        self.weights = [getattr(corpus, kind) for kind in KINDS]
+        countdown: Any = tasks["countdown"]
+        self.max_number = countdown.config.max_number
+        self.items = {
+            name: tasks[name].generate("train", pool, seed_for("corpus", seed, name) % 2**31)
+            for name in ("countdown", "arithmetic", "word_problems")
+        }
+
+    def document(self, rng: random.Random) -> tuple[str, str]:
+        """(question, completion); for a line of equations the question is empty."""
+        kind = rng.choices(KINDS, self.weights)[0]
+        if kind == "facts":
+            return "", number_facts(rng, self.max_number, self.corpus.search.max_value)
+        if kind == "searches":
+            item = rng.choice(self.items["countdown"])
+            text, _ = transcript(rng, item.meta["nums"], item.meta["target"], item.language, self.corpus.search)
+            return item.prompt, text
+        item = rng.choice(self.items[kind])
+        return item.prompt, f"<think>{worked(solution_steps(item), item.language, in_words=False)}</think>{item.answer}"
+
+    def texts(self, n: int) -> Iterator[str]:
+        """`n` documents as plain text, with the words that later stages use: what the tokenizer learns from."""
+        rng = python_rng("tokenizer corpus", self.seed)
+        for index in range(n):
+            question, completion = self.document(rng)
+            thought, answer, _ = split_thought(completion)
+            yield f"User: {question}\nAssistant: " if question else ""
+            yield thought
+            yield answer
+            words = WORDS[("en", "ko")[index % 2]]
+            yield f"{words['first']}1, {words['no']}. {words['next']}2, {words['yes']}."
+            if index % 4 == 0:
+                item = self.items["word_problems"][index % len(self.items["word_problems"])]
+                yield worked(solution_steps(item), item.language, in_words=True)
+
+
+def encode_document(tokenizer: Tokenizer, question: str, completion: str) -> list[int]:
+    """Ids of one document: the plain dialogue prefix as R1-Zero will see it, the completion with its tags, the end token."""
+    assert tokenizer.eos_id is not None
+    start = plain_style(tokenizer, question) if question else ([] if tokenizer.bos_id is None else [tokenizer.bos_id])
+    return [*start, *tokenizer.encode(completion, specials=True), tokenizer.eos_id]
+
+
+def packs(writer: CorpusWriter, tokenizer: Tokenizer, tokens: int, first: int) -> Iterator[Pack]:
+    """Micro-batches number `first`, `first` + 1, ... of about `tokens` tokens, every token a target."""
+    index = first
+    while True:
+        rng = python_rng("corpus", writer.seed, index)
+        documents: list[list[int]] = []
+        room = tokens
+        while room > 0:
+            documents.append(encode_document(tokenizer, *writer.document(rng)))
+            room -= len(documents[-1]) - 1
+        documents.sort(key=len)
+        yield pack([(ids, [True] * len(ids)) for ids in documents])
+        index += 1
+
+
+def rewrite(item: Item, task_name: str, completion: str) -> str | None:
+    """A correct completion of R1-Zero made readable by rule, `<think>...</think>answer`; None where it cannot be."""
+    thought, answer, well_formed = split_thought(completion)
+    if not well_formed:
+        return None
+    if task_name == "countdown":
+        said = readable(thought, item.meta["target"], item.language)
+    elif "steps" in item.meta:
+        said = readable_steps(thought, item.language)
+    else:
+        said = thought
+    return None if said is None else f"<think>{said}</think>{answer.strip()}"

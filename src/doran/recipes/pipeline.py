@@ -1,0 +1,111 @@
+"""Running a recipe: stages in order, each with a fingerprint, skipped when finished, resumed when half done, then one report.
+
+    runs/NAME/{recipe.yaml, stages/NN-name/{model/, checkpoints/, metrics.jsonl, samples.jsonl, receipt.json, done.json}, report.html}
+
+A stage's fingerprint hashes its settings and the fingerprints of the stages it reads. A finished stage whose fingerprint differs
+is not overwritten: the run refuses, unless `redo` says so. Killed at any moment, the same command goes on and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from doran.base.device import set_threads
+from doran.base.errors import ConfigError
+from doran.base.files import read_json, write_atomic, write_json
+from doran.recipes.context import Context, clear
+from doran.recipes.receipt import write_receipt
+from doran.recipes.recipe import Recipe
+from doran.recipes.reporting import write_run_report
+from doran.recipes.stages import STAGES, Stage
+
+Say = Callable[[str], None]
+
+
+def run_recipe(recipe: Recipe, runs_dir: Path, *, redo: bool = False, say: Say = print) -> Path:
+    """Run what is left of `recipe` in runs_dir/NAME and return that folder. `redo`: discard stages made with other settings."""
+    set_threads(recipe.threads)
+    run_dir = runs_dir / recipe.name
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_atomic(run_dir / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    point_latest(runs_dir, recipe.name)
+    ctx = Context(recipe, run_dir)
+    prints: dict[str, str] = {}
+    did_anything = False
+    for number, stage in enumerate(STAGES, start=1):
+        folder = run_dir / "stages" / f"{number:02d}-{stage.name.replace('_', '-')}"
+        prints[stage.name] = fingerprint(recipe, stage, prints)
+        ctx.folders[stage.name], ctx.stage, ctx.notes = folder, stage.name, {}
+        if ready(folder, prints[stage.name], redo):
+            continue
+        did_anything = True
+        say(f"[{number}/{len(STAGES)}] {stage.name}")
+        run_stage(ctx, stage, prints[stage.name])
+    report = run_dir / "report.html"
+    if did_anything or not report.exists():
+        write_run_report(ctx, report)
+        say(f"report: {report}")
+    else:
+        say(f"nothing to do: {recipe.name} is finished; report: {report}")
+    return run_dir
+
+
+def run_stage(ctx: Context, stage: Stage, print_: str) -> None:
+    """One stage, its receipt and its finished marker. Seconds add up over interruptions."""
+    folder = ctx.out_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "fingerprint.json", {"fingerprint": print_})
+    clock = folder / "seconds.json"
+    before = read_json(clock)["seconds"] if clock.exists() else 0.0
+    began = time.perf_counter()
+    try:
+        stage.run(ctx)
+    finally:
+        seconds = before + time.perf_counter() - began
+        write_json(clock, {"seconds": seconds})
+    write_receipt(folder, stage.name, seconds, ctx.seed, ctx.notes)
+    write_json(folder / "done.json", {"fingerprint": print_, "seconds": seconds})
+
+
+def ready(folder: Path, print_: str, redo: bool) -> bool:
+    """Is the stage finished with these very settings? A stage of other settings is an error, or discarded with `redo`."""
+    marker = folder / "fingerprint.json"
+    if marker.exists() and read_json(marker)["fingerprint"] != print_:
+        if not redo:
+            raise ConfigError(
+                f"{folder} was made with other settings", hint="give the recipe another name, or add --redo to discard and make it again"
+            )
+        clear(folder)
+    return (folder / "done.json").exists()
+
+
+def fingerprint(recipe: Recipe, stage: Stage, prints: dict[str, str]) -> str:
+    """Hash of the stage's name, seed, settings and inputs."""
+    settings = recipe.model_dump(mode="json")
+    sections = {section: _dig(settings, section) for section in stage.sections}
+    facts = [stage.name, recipe.seed_of(stage.name), recipe.threads, sections, [prints[name] for name in stage.needs]]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _dig(settings: dict[str, Any], dotted: str) -> Any:
+    value: Any = settings
+    for key in dotted.split("."):
+        value = value[key]
+    return value
+
+
+def point_latest(runs_dir: Path, name: str) -> None:
+    """runs/latest -> NAME, so that `doran chat` finds the newest run."""
+    link = runs_dir / "latest"
+    beside = runs_dir / ".latest-new"
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(name)
+    os.replace(beside, link)

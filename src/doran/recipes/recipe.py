@@ -1,0 +1,116 @@
+"""What a recipe file may say: strict settings for every stage of R1's route, in the order they run. Nothing here runs anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from doran.arch.config import ModelConfig
+from doran.base.config import StrictModel, apply_overrides, build, load_yaml
+from doran.base.rng import seed_for
+from doran.tasks.search import SearchStyle
+from doran.train.grpo import GrpoSettings
+from doran.train.pretrain import PretrainSettings
+from doran.train.sft import SftSettings
+
+
+class TokenizerStage(StrictModel):
+    """The recipe's own byte-level BPE."""
+
+    vocab_size: int = Field(768, description="specials, 256 bytes, whole numbers and merges together")
+    whole_numbers_up_to: int = Field(300, description="numbers that are one token each")
+    documents: int = Field(4000, description="pretraining documents to learn merges from")
+
+
+class Corpus(StrictModel):
+    """The pretraining text: shares of each kind of document, and how imperfect its searches are."""
+
+    searches: float = Field(0.6, ge=0, description="share of Countdown questions with a search and an answer")
+    facts: float = Field(0.2, ge=0, description="share of lines of equations")
+    arithmetic: float = Field(0.1, ge=0, description="share of worked arithmetic questions")
+    word_problems: float = Field(0.1, ge=0, description="share of worked word problems")
+    search: SearchStyle = SearchStyle()
+
+
+class BaseStage(StrictModel):
+    """Pretraining of a base model; `model` holds config.json keys (vocabulary and token ids are filled in)."""
+
+    model: dict[str, Any]
+    corpus: Corpus = Corpus()
+    train: PretrainSettings
+
+
+class RlStage(StrictModel):
+    """GRPO: which tasks in which shares, which rewards with which weights."""
+
+    tasks: dict[str, float] = Field(default_factory=lambda: {"countdown": 1.0})
+    rewards: dict[str, float] = Field(default_factory=lambda: {"accuracy": 1.0, "format": 0.1})
+    pool: int = Field(4000, ge=1, description="training questions made for each task")
+    train: GrpoSettings
+    watch_every: int = Field(0, ge=0, description="steps between looks at held-out pass@1 (0: never)")
+    watch_items: int = Field(100, ge=1, description="held-out questions of such a look")
+
+
+class Sampling(StrictModel):
+    """How a model is asked for the samples that a next one learns from."""
+
+    questions: dict[str, int] = Field(description="training questions of each task")
+    samples: int = Field(2, ge=1, description="completions of each")
+    keep: int = Field(1, ge=1, description="at most so many correct ones of a question are kept, the shortest first")
+    temperature: float = Field(0.8, gt=0)
+    max_new_tokens: int = Field(320, ge=1)
+    general: int = Field(0, ge=0, description="general questions with given answers, added as they are")
+
+
+class SftStage(StrictModel):
+    """Sampling, filtering, fine-tuning."""
+
+    sampling: Sampling
+    train: SftSettings
+
+
+class EvalStage(StrictModel):
+    """The last stage: every model on every task."""
+
+    items: int = Field(200, ge=1, description="held-out questions per task, half in each language")
+    samples: int = Field(4, ge=1, description="completions per question (k)")
+    cons_items: int = Field(0, ge=0, description="questions of the extra run with 16 completions, for cons@16 and pass@16")
+    temperature: float = Field(0.6, ge=0)
+    max_new_tokens: int = Field(400, ge=1)
+
+
+class Recipe(StrictModel):
+    """A whole run. Stages run in the order of STAGES (stages.py)."""
+
+    name: str
+    description: str = ""
+    seed: int = Field(0, ge=0)
+    threads: int = Field(2, ge=1, description="CPU threads; results are the same for the same number on the same machine")
+    tasks: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings of each task, as `doran eval --task` takes them")
+    tokenizer: TokenizerStage = TokenizerStage()
+    base: BaseStage
+    zero: RlStage
+    cold_start: SftStage
+    rl: RlStage
+    reject: SftStage
+    rl_all: RlStage
+    student_base: BaseStage
+    distill: SftStage
+    student_rl: RlStage
+    evaluate: EvalStage = EvalStage()
+
+    def seed_of(self, stage: str) -> int:
+        """The seed of one stage's random streams, 31 bits."""
+        return seed_for("recipe", self.seed, stage) % 2**31
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a YAML recipe, apply `a.b=3` overrides; ConfigError names the key that is wrong and the nearest valid one."""
+    return build(Recipe, apply_overrides(load_yaml(path), overrides or []), where=str(path))
+
+
+def model_config(keys: dict[str, Any], vocab_size: int, bos: int | None, eos: int | None, pad: int | None) -> ModelConfig:
+    """A ModelConfig from a recipe's `model` keys and the tokenizer's facts."""
+    return ModelConfig.from_hf({**keys, "vocab_size": vocab_size, "bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad})
