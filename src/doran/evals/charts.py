@@ -1,7 +1,8 @@
 """Line charts as inline SVG, a bar of stage times, and interval marks. Strings in, strings out; no library, no script.
 
 Colours come from the page's CSS variables (style.py), so one drawing serves light and dark. Every line has a legend
-entry with its last value (that of the running mean where one is drawn), every point a <title> that browsers show on hover, every chart a name for screen readers.
+entry with its last value (that of the running mean where one is drawn), every point a <title> that browsers show on
+hover, every chart a name for screen readers.
 NaN, infinite and absurd (beyond 1e30) points break a line instead of bending it; a chart without points says so.
 """
 
