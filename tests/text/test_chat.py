@@ -22,6 +22,7 @@ TOOL = {
     },
 }
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+TEXT_CALL = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}  # DeepSeek wants text
 CHATS = {
     "plain": [{"role": "user", "content": "Hi"}],
     "turns": [
@@ -32,6 +33,14 @@ CHATS = {
     "tools": [
         {"role": "user", "content": "1?"}, {"role": "assistant", "content": "", "tool_calls": [CALL]},
         {"role": "tool", "content": "2"}, {"role": "assistant", "content": "Two."}, {"role": "user", "content": "ok"},
+    ],
+    "text calls": [
+        {"role": "user", "content": "1?"}, {"role": "assistant", "content": None, "tool_calls": [TEXT_CALL]},
+        {"role": "tool", "content": "2"}, {"role": "assistant", "content": "Two."},
+    ],
+    "separate thought": [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a", "reasoning_content": "why", "thinking": "why"},
     ],
 }
 
@@ -56,6 +65,9 @@ def test_renders_as_transformers_does(shared_data, theirs, name, chat, tools, pr
             messages, tools=tools, chat_template=template, add_generation_prompt=prompt, tokenize=False
         )
     except Exception:  # a template that wants arguments as text, say: both must refuse
+        if chat == "text calls" and "deepseek" in name:  # but the template handles this, transformers spoils it
+            assert "add\n```json\n{\"a\": 1}\n```" in render(template, **given, **TOKENS)
+            return
         with pytest.raises(ConfigError, match="refused"):
             render(template, **given, **TOKENS)
     else:

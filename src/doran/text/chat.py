@@ -18,6 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from doran.base.errors import ConfigError
 
+_REFUSALS = (jinja2.TemplateError, TypeError, LookupError, AttributeError, ValueError, ArithmeticError)
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."} and what the template reads beside (tool_calls, ...)
 
 
@@ -45,6 +46,16 @@ def _raise(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
+def _normalized(messages: Sequence[Message]) -> list[Message]:
+    """As transformers does: keys without a value go, and a thought is there under both names that templates read."""
+    out: list[Message] = []
+    for message in messages:
+        held = {key: value for key, value in message.items() if value is not None}
+        thoughts = [held[key] for key in ("reasoning_content", "thinking", "reasoning") if key in held]
+        out.append({"thinking": thoughts[0], **held, "reasoning_content": thoughts[0]} if thoughts else held)
+    return out
+
+
 @lru_cache(maxsize=64)
 def _compiled(template: str) -> jinja2.Template:
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
@@ -67,17 +78,25 @@ def render(
     `now` feeds the template's `strftime_now(format)`: Llama 3 and gpt-oss write today's date into the system turn.
     ConfigError names what the template refused (a role out of order, a field that is missing).
     """
+    given = {
+        "tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt,
+        "strftime_now": lambda form: now().strftime(form), **variables,
+    }
     try:
-        return _compiled(template).render(
-            messages=messages, tools=tools, documents=None, add_generation_prompt=add_generation_prompt,
-            strftime_now=lambda form: now().strftime(form), **variables,
-        )
+        compiled = _compiled(template)
+        try:
+            return compiled.render(messages=_normalized(messages), **given)
+        except _REFUSALS:
+            # DeepSeek's templates ask whether `content` is none, and fail where the key is gone. Keep it then.
+            if all(message.get("content", "") is not None for message in messages):
+                raise
+            return compiled.render(messages=messages, **given)
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(
             f"the chat template is not valid Jinja2: line {error.lineno}: {error.message}",
             hint="copy chat_template again from its source",
         ) from None
-    except (jinja2.TemplateError, TypeError, LookupError, AttributeError, ValueError, ArithmeticError) as error:
+    except _REFUSALS as error:
         raise ConfigError(
             f"the chat template refused the conversation: {error}",
             hint="check the order of the roles and that each message has a role and a content",
