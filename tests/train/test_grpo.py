@@ -21,9 +21,10 @@ DIALECT = Dialect(encode=lambda item: [2, item], decode=lambda ids: " ".join(map
 ITEMS = draw_from(list(range(3, 12)))
 
 TRL_NAMES = {
-    "reward", "reward_std", "rewards/target/mean", "kl", "entropy", "loss", "grad_norm", "lr", "completions/mean_length",
-    "completions/min_length", "completions/max_length", "completions/clipped_ratio", "clip_ratio/low_mean",
-    "clip_ratio/high_mean", "clip_ratio/region_mean", "frac_reward_zero_std", "num_tokens", "step_time",
+    "reward", "reward_std", "rewards/target/mean", "kl", "entropy", "loss", "grad_norm", "lr",
+    "completions/mean_length", "completions/min_length", "completions/max_length", "completions/clipped_ratio",
+    "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean", "frac_reward_zero_std",
+    "num_tokens", "step_time",
 }  # fmt: skip
 OUR_NAMES = {"gap/mean", "gap/max", "gap/kl", "tokens_per_second", "time/sample", "time/score", "time/update"}
 
@@ -37,7 +38,8 @@ REWARDS = [Reward("target", 1.0, share_of_target)]
 
 def settings(**changes: object) -> GrpoSettings:
     values = {
-        "steps": 4, "lr": 3e-3, "prompts_per_step": 4, "group_size": 6, "max_new_tokens": 6, "bf16": False,
+        "steps": 4, "lr": 3e-3, "prompts_per_step": 4, "group_size": 6, "max_new_tokens": 6,
+        "bf16": False, "rollout_bf16": False,
         "warmup_steps": 0, "checkpoint_every_steps": 2, "checkpoint_every_s": None,
     }  # fmt: skip
     return build_settings(GrpoSettings, values | changes)
@@ -214,7 +216,7 @@ def test_chosen_samples_alternate_best_and_worst() -> None:
         {"aggregation": "sequence", "clip_high": 0.2, "beta": 0.04, "drop_zero_variance": False},  # the paper's GRPO
         {"aggregation": "constant", "scale_rewards": "none"},  # Dr.GRPO
         {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "minibatches": 2},  # GSPO
-        {"scale_rewards": "batch", "importance_cap": 2.0, "rollout_bf16": True, "bf16": True},
+        {"scale_rewards": "batch", "tis_cap": 2.0, "rollout_bf16": True, "bf16": True},
         {"beta": 0.04, "unbiased_kl": True, "router_bias_gamma": 1e-3, "balance_alpha": 1e-4},
     ],
 )

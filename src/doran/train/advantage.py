@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 Scale = Literal["group", "batch", "none"]
@@ -22,8 +21,8 @@ def zero_variance(rewards_PG: Tensor) -> Tensor:
 def group_advantages(rewards_PG: Tensor, scale: Scale = "group") -> Tensor:
     """A = (R - mean of the group) / std, (P, G); R1 eq 3.
 
-    `group`: std of the group, with N-1 (as torch, TRL and verl; one success in 16 gives +3.75 and -0.25). `batch`: one std over
-    all rewards (2508.08221). `none`: no division (Dr.GRPO, 2503.20783). A group without variance gets exactly 0.
+    `group`: std of the group, with N-1 (as torch, TRL and verl; one success in 16 gives +3.75 and -0.25). `batch`: one
+    std over all rewards (2508.08221). `none`: no division (Dr.GRPO, 2503.20783). No variance in a group: exactly 0.
     """
     rewards_PG = rewards_PG.double()
     if not bool(rewards_PG.isfinite().all()):

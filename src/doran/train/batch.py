@@ -14,8 +14,11 @@ from doran.train.losses import IGNORE
 
 
 def pack(samples: Sequence[tuple[Sequence[int], Sequence[bool]]], device: torch.device | str = "cpu") -> Pack:
-    """One pack from (ids, loss_mask) samples, each with two ids or more; target i is ids[i+1], or IGNORE unless loss_mask[i+1]."""
-    tokens, targets, positions, borders = [], [], [], [0]
+    """One pack of (ids, loss_mask) samples of two ids or more; target i is ids[i+1], or IGNORE unless mask[i+1]."""
+    tokens: list[int] = []
+    targets: list[int] = []
+    positions: list[int] = []
+    borders = [0]
     for ids, mask in samples:
         tokens += ids[:-1]
         targets += [t if m else IGNORE for t, m in zip(ids[1:], mask[1:], strict=True)]
@@ -28,8 +31,8 @@ def pack(samples: Sequence[tuple[Sequence[int], Sequence[bool]]], device: torch.
 def by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Indices in micro-batches of at most `budget` tokens (a longer sample goes alone), longest first.
 
-    Longest first means the first micro-batch needs the most memory: a run that will not fit fails at once. Neighbours in
-    length also share attention buckets.
+    Longest first means the first micro-batch needs the most memory: a run that will not fit fails at once. Neighbours
+    in length also share attention buckets.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     groups: list[list[int]] = []

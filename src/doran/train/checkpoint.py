@@ -2,8 +2,9 @@
 
     checkpoints/step_00000120/{tensors.safetensors, state.json, manifest.json}
 
-A checkpoint is written beside (`.writing-...`), fsynced, then renamed: a folder called `step_...` is complete or damaged,
-never half-written. The manifest holds the SHA-256 of each file; `load_latest` checks it and falls back to the one before.
+A checkpoint is written beside (`.writing-...`), fsynced, then renamed: a folder called `step_...` is complete or
+damaged, never half-written. The manifest holds the SHA-256 of each file; `load_latest` checks it and falls back to the
+one before.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Checkpoint:
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = KEEP) -> Path:
-    """Write `folder/step_N` and drop all but the newest `keep`. On any failure the earlier ones stay as they were (DoranError)."""
+    """Write `folder/step_N` and drop all but the newest `keep`. A failure is a DoranError; the earlier ones stay."""
     final, beside = folder / f"step_{step:08d}", folder / f".writing-{step:08d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

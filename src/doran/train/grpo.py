@@ -1,8 +1,9 @@
-"""GRPO: sample groups, score them, push the policy towards what beat its group (DeepSeekMath; R1 s2.2), with today's switches.
+"""GRPO: sample groups, score them, push the policy towards what beat its group (DeepSeekMath; R1 s2.2). With switches.
 
-Defaults are what small models do best with: no KL (no reference model held), token-level loss and clip-higher (DAPO), groups
-without variance dropped. The paper's own GRPO is aggregation="sequence", clip_high=0.2, beta=0.04, drop_zero_variance=false;
-Dr.GRPO is aggregation="constant", scale_rewards="none".
+Defaults are what small models do best with: no KL (no reference model held), token-level loss and clip-higher (DAPO),
+groups without variance dropped, rollouts in bfloat16 with their gap to the trainer weighted out (TIS). The paper's own
+GRPO is aggregation="sequence", clip_high=0.2, beta=0.04, drop_zero_variance=false, tis_cap=null; Dr.GRPO is
+aggregation="constant", scale_rewards="none".
 Not here: a value model, a reward model, asynchronous rollouts.
 """
 
@@ -16,12 +17,12 @@ from typing import Literal
 
 import torch
 from pydantic import Field, field_validator
-from torch import nn
 
 from doran.base.config import StrictModel
 from doran.base.errors import ConfigError, suggest
 from doran.base.runlog import MetricsWriter, Progress
 from doran.engine.engine import Engine
+from doran.models.decoder import Decoder
 from doran.train.advantage import Scale, zero_variance
 from doran.train.loop import Loop, LoopSettings, Metrics, StepFn, load_module_tensors, module_tensors
 from doran.train.losses.policy import Aggregation
@@ -63,7 +64,7 @@ class GrpoSettings(LoopSettings):
         1.0, gt=0, le=1, description="nucleus sampling; below 1 the logprobs no longer describe the sampler"
     )
     max_batch: int = Field(256, ge=1, description="completions decoded together")
-    rollout_bf16: bool = Field(False, description="sample with a bfloat16 copy of the weights: faster, larger gap/*")
+    rollout_bf16: bool = Field(True, description="sample with a bfloat16 copy of the weights: faster, but larger gap/*")
     # rewards and advantages
     scale_rewards: Scale = Field("group", description="divide by the std of the group, of the batch, or none (Dr.GRPO)")
     drop_zero_variance: bool = Field(
@@ -90,8 +91,8 @@ class GrpoSettings(LoopSettings):
     reference_refresh_steps: int | None = Field(
         None, ge=1, description="make the policy the reference every so many steps (R1: 400)"
     )
-    importance_cap: float | None = Field(
-        None, gt=0, description="truncated importance weights for the rollout/trainer gap (TIS), e.g. 2"
+    tis_cap: float | None = Field(
+        2.0, gt=0, description="tokens weigh min(pi_trainer / pi_rollout, tis_cap): corrects the gap of the two (TIS)"
     )
     # update
     minibatches: int = Field(1, ge=1, description="optimizer steps a rollout is split into")
@@ -108,7 +109,7 @@ class GrpoSettings(LoopSettings):
 
 
 def run_grpo(
-    model: nn.Module,
+    model: Decoder,
     dialect: Dialect,
     draw: Draw,
     rewards: Sequence[Reward],
@@ -117,7 +118,7 @@ def run_grpo(
     progress: Progress | None = None,
     add_files: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Train `model` in place and return out_dir/model. `draw(rng, n)` gives n items; the engine samples from these very weights."""
+    """Train `model` in place and return out_dir/model. `draw(rng, n)` gives n items."""
     out_dir = Path(out_dir)
     reference = copy.deepcopy(model).requires_grad_(False) if settings.beta else None
     loop = Loop(
@@ -140,7 +141,12 @@ def run_grpo(
     def start(first: int) -> StepFn:
         with MetricsWriter(samples_file) as writer:
             writer.truncate_after(first)
-        return lambda step: grpo_step(loop, engine, dialect, draw, rewards, reference, samples_file, step)
+        return step_fn
+
+    def step_fn(step: int) -> Metrics:
+        metrics = grpo_step(loop, engine, dialect, draw, rewards, reference, samples_file, step)
+        due = watch is not None and watch_every > 0 and ((step + 1) % watch_every == 0 or step + 1 == settings.steps)
+        return metrics | watch() if due and watch is not None else metrics
 
     return loop.run(start)
 
@@ -151,7 +157,7 @@ def grpo_step(
     dialect: Dialect,
     draw: Draw,
     rewards: Sequence[Reward],
-    reference: nn.Module | None,
+    reference: Decoder | None,
     samples_file: Path,
     step: int,
 ) -> Metrics:

@@ -2,8 +2,8 @@
 
     out_dir/{checkpoints/step_N/, metrics.jsonl, model/}
 
-A step depends on nothing but the weights, the optimizer and its own number, so a run that was killed and started again ends
-with the same weights, bit for bit. `model/` appears complete, by rename, after the last step, and never otherwise.
+A step depends on nothing but the weights, the optimizer and its own number, so a run that was killed and started again
+ends with the same weights, bit for bit. `model/` appears complete, by rename, after the last step, and never otherwise.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from doran.base.errors import ArtifactError, ConfigError, Interrupted, NumericsError
 from doran.base.files import disk_errors, fsync_folder
 from doran.base.runlog import MetricsWriter, Progress
+from doran.models.decoder import Decoder
 from doran.models.weights import save_model
 from doran.train import checkpoint
 from doran.train.optim import Optimizer, OptimSettings
@@ -58,9 +59,9 @@ CADENCE = frozenset({"checkpoint_every_steps", "checkpoint_every_s", "log_every"
 
 @dataclass
 class Loop:
-    """One resumable run. `memory` is JSON state a trainer keeps between steps; `companions` are further models to keep (a reference)."""
+    """One resumable run. `memory`: JSON state a trainer keeps between steps; `companions`: other models (reference)."""
 
-    model: nn.Module
+    model: Decoder
     optimizer: Optimizer
     settings: LoopSettings
     out_dir: Path
@@ -75,12 +76,14 @@ class Loop:
     def run(self, start: Callable[[int], StepFn]) -> Path:
         """Run what is left and return the model folder. `start(step)` is called once, with the step to begin from.
 
-        Errors: NumericsError on a loss or gradient that is not finite; Interrupted after a clean checkpoint on Ctrl-C or SIGTERM.
+        Errors: NumericsError on a loss or gradient that is not finite; Interrupted, after a checkpoint, on Ctrl-C or
+        SIGTERM.
         """
         step = self._resume()
         if step < self.total_steps and not self.stop:
             self._drop_model()
-            with flushed_denormals(), MetricsWriter(self.out_dir / "metrics.jsonl") as writer, interruptible() as interrupted:
+            rows = MetricsWriter(self.out_dir / "metrics.jsonl")
+            with flushed_denormals(), rows as writer, interruptible() as interrupted:
                 writer.truncate_after(step)
                 self._steps(step, start(step), writer, interrupted)
         return self._finish()

@@ -1,7 +1,7 @@
-"""AdamW and Muon behind one small object: step, clip, and state as named tensors (so that a checkpoint needs no pickle).
+"""AdamW and Muon behind one small object: step, clip, and state as named tensors (a checkpoint needs no pickle).
 
-Muon (Keller Jordan 2024; Moonlight 2502.16982) takes the hidden matrices; embeddings, heads, router, norms and biases stay
-with AdamW. Muon's update has an RMS of about 0.2, as AdamW's does, so one learning rate serves both.
+Muon (Keller Jordan 2024; Moonlight 2502.16982) takes the hidden matrices; embeddings, heads, router, norms and biases
+stay with AdamW. Muon's update has an RMS of about 0.2, as AdamW's does, so one learning rate serves both to begin with.
 Not here: sharding, 8-bit moments.
 """
 
@@ -39,7 +39,7 @@ class OptimSettings(StrictModel):
 
 
 def orthogonalise(g_BMN: Tensor, rounds: int = 5) -> Tensor:
-    """Newton-Schulz: each of B matrices towards the nearest (semi-)orthogonal one. B may be 1; the work runs on the short side."""
+    """Newton-Schulz: each of B matrices towards the nearest (semi-)orthogonal one. The work is on the short side."""
     a, b, c = NEWTON_SCHULZ
     tall = g_BMN.shape[-2] > g_BMN.shape[-1]
     x = g_BMN.mT if tall else g_BMN
@@ -52,7 +52,7 @@ def orthogonalise(g_BMN: Tensor, rounds: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised; matrices of one shape go through Newton-Schulz in one batch, stacked experts included."""
+    """Momentum, orthogonalised; matrices of one shape go through Newton-Schulz in one batch, experts included."""
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -61,31 +61,30 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            by_shape: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
                     by_shape[tuple(p.shape[-2:])].append(p)
             for (rows, cols), params in by_shape.items():
                 self._update(params, group, 0.2 * max(rows, cols) ** 0.5)
 
-    def _update(self, params: list[nn.Parameter], group: dict[str, Any], scale: float) -> None:
-        buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in params]
-        grads = [p.grad for p in params]
+    def _update(self, params: list[Tensor], group: dict[str, Any], scale: float) -> None:
+        for p in params:
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        buffers = [self.state[p]["momentum"] for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, grads)
         nesterov = torch._foreach_add(grads, buffers, alpha=group["momentum"])
         matrices = [n if n.ndim == 3 else n[None] for n in nesterov]
         updates = orthogonalise(torch.cat(matrices)).split([m.shape[0] for m in matrices])
         torch._foreach_mul_(params, 1.0 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(
-            params,
-            [u.view_as(p) if u.is_contiguous() else u.reshape(p.shape) for u, p in zip(updates, params)],
-            alpha=-group["lr"] * scale,
-        )
+        torch._foreach_add_(params, [u.reshape(p.shape) for u, p in zip(updates, params)], alpha=-group["lr"] * scale)
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """True for what Muon trains: matrices between hidden states. Embeddings, heads and the router read or write discrete things."""
+    """True for what Muon trains: matrices between hidden states. Embeddings, heads and router touch discrete things."""
     discrete = ("embed_tokens", "lm_head", "shared_head.head", "mlp.gate.weight")
     return parameter.ndim in (2, 3) and not any(part in name for part in discrete)
 
@@ -98,7 +97,7 @@ class Optimizer:
         self.peaks = [[group["lr"] for group in part.param_groups] for part in parts]
 
     def step(self, lr_factor: float = 1.0) -> Tensor:
-        """Clip, update, drop the gradients. Returns the gradient norm before clipping. A NaN gradient makes a NaN norm."""
+        """Clip, update, drop the gradients. Returns the gradient norm before clipping, NaN if any gradient is."""
         params = [p for p in self.named.values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
         if self.grad_clip:
@@ -117,7 +116,7 @@ class Optimizer:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """All optimizer state as {"kind/parameter name": tensor}, ready for safetensors."""
-        names = {p: name for name, p in self.named.items()}
+        names: dict[Tensor, str] = {p: name for name, p in self.named.items()}
         return {
             f"{kind}/{names[p]}": value
             for part in self.parts
@@ -140,7 +139,7 @@ class Optimizer:
 
 
 def build_optimizer(model: nn.Module, settings: OptimSettings) -> Optimizer:
-    """The optimizer that `settings` describe, over all parameters of `model` that need a gradient (shared ones once)."""
+    """The optimizer that `settings` describe, over all parameters of `model` that need a gradient, shared ones once."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     use_muon = settings.optimizer == "muon"
     muon = [p for name, p in named.items() if use_muon and is_hidden_matrix(name, p)]

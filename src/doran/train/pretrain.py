@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from doran.arch.config import ModelConfig
 from doran.arch.count import flops_per_token
@@ -24,6 +24,7 @@ from doran.base.runlog import Progress
 from doran.data.packing import Pack
 from doran.layers.attention import PackedAttend
 from doran.layers.moe import RouterStats, update_router_bias
+from doran.models.decoder import Decoder
 from doran.train.loop import Loop, LoopSettings, Metrics, StepFn
 from doran.train.losses import IGNORE, linear_cross_entropy, mtp_targets
 from doran.train.optim import Optimizer, build_optimizer
@@ -49,14 +50,17 @@ class PretrainSettings(LmSettings):
 
 
 def run_pretrain(
-    model: nn.Module,
+    model: Decoder,
     batches: Callable[[int], Iterator[Pack]],
     settings: PretrainSettings,
     out_dir: Path,
     progress: Progress | None = None,
     add_files: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Train `model` in place and return out_dir/model. `batches(n)` yields the run's micro-batches from number n on, always the same."""
+    """Train `model` in place and return out_dir/model. `batches(n)` yields the micro-batches from number n on.
+
+    They must be the same at every call: `lambda n: Packer(stream(), settings.tokens_per_batch).skip(n)`.
+    """
     loop = Loop(
         model,
         build_optimizer(model, settings),
@@ -93,7 +97,7 @@ def lm_step_fn(loop: Loop, take: Callable[[int], Sequence[Pack]]) -> StepFn:
 
 
 def training_flops(config: ModelConfig, with_mtp: bool) -> Callable[[float], float]:
-    """Context -> floating-point operations to train on one token: backward costs two forwards; MTP is a layer, eh_proj and a head."""
+    """Context -> FLOPs to train on one token. Backward costs two forwards; MTP is a layer, eh_proj and a head."""
 
     def forward(context: int) -> int:
         main = flops_per_token(config, context)
@@ -107,7 +111,7 @@ def training_flops(config: ModelConfig, with_mtp: bool) -> Callable[[float], flo
 
 
 def lm_step(
-    model: nn.Module, optimizer: Optimizer, packs: Sequence[Pack], settings: LmSettings, lr_factor: float
+    model: Decoder, optimizer: Optimizer, packs: Sequence[Pack], settings: LmSettings, lr_factor: float
 ) -> Metrics:
     """One update on `packs`, whose losses share one mean over all their target tokens."""
     total = sum(int((p.targets_T != IGNORE).sum()) for p in packs)
@@ -128,9 +132,9 @@ def lm_step(
 
 
 def lm_loss(
-    model: nn.Module, pack: Pack, stats: RouterStats, settings: LmSettings, total: int, num_packs: int
+    model: Decoder, pack: Pack, stats: RouterStats, settings: LmSettings, total: int, num_packs: int
 ) -> tuple[Tensor, Metrics]:
-    """(what to minimise, {loss, mtp_loss, balance_loss}) of one pack; `total` is the target tokens of all `num_packs` packs."""
+    """(what to minimise, {loss, mtp_loss, balance_loss}) of one pack; `total`: targets in all `num_packs` packs."""
     attend = PackedAttend(pack.cu_seqlens)
     h_TD = model(pack.tokens_T, pack.positions_T, attend, stats)
     objective, seen = linear_cross_entropy(
@@ -149,13 +153,13 @@ def lm_loss(
     return objective, parts
 
 
-def head_weight(model: nn.Module) -> Tensor:
+def head_weight(model: Decoder) -> Tensor:
     """The (V, D) matrix behind `model.logits`, the embedding where the two are tied."""
-    return model.model.embed_tokens.weight if model.config.tie_word_embeddings else model.lm_head.weight
+    return model.model.embed_tokens.weight if model.lm_head is None else model.lm_head.weight
 
 
 def max_violation(stats: RouterStats) -> Tensor:
-    """Load of the busiest expert over the mean load, minus 1, worst layer (MaxVio of 2408.15664); 0 is perfect balance."""
+    """Load of the busiest expert over the mean, minus 1, worst layer (MaxVio of 2408.15664); 0 is perfect balance."""
     return torch.stack([counts_E.max() / counts_E.float().mean() - 1 for counts_E in stats.loads.values()]).max()
 
 

@@ -36,7 +36,7 @@ class Reward:
 
 @dataclass(frozen=True)
 class Dialect:
-    """Between items and ids. `encode(item)` are the prompt's ids; `decode(ids)` keeps special tokens such as `</think>`."""
+    """Between items and ids. `encode(item)`: the prompt's ids; `decode(ids)` keeps special tokens (`</think>`)."""
 
     encode: Callable[[Any], list[int]]
     decode: Callable[[list[int]], str]
@@ -101,7 +101,8 @@ class Rollout:
 def roll_out(
     engine: Engine, dialect: Dialect, draw: Draw, rewards: Sequence[Reward], s: RolloutSettings, step: int
 ) -> Rollout:
-    """Sample and score `prompts_per_step` groups; with dynamic sampling (DAPO) go on until as many have variance, or refills are used up."""
+    """Sample and score `prompts_per_step` groups. Dynamic sampling (DAPO): go on until as many have variance, or until
+    `max_refills` more draws are used up."""
     rollout, tables = Rollout(), []
     for attempt in range(1 + (s.max_refills if s.drop_zero_variance else 0)):
         missing = s.prompts_per_step - len(rollout.kept) // s.group_size

@@ -1,6 +1,7 @@
 """Learning-rate schedules as pure functions of the step: no state, so nothing to save.
 
-`wsd`: warm up, stay, decay linearly in the last part (MiniCPM 2404.06395 s4). `cosine`: warm up, then half a cosine. `constant`: warm up, stay.
+`wsd`: warm up, stay, decay linearly in the last part (MiniCPM 2404.06395 s4). `cosine`: warm up, then half a cosine.
+`constant`: warm up, stay.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def lr_factor(
     decay_fraction: float = 0.2,
     min_factor: float = 0.0,
 ) -> float:
-    """Factor on the peak rate for update `step` of `steps` (from 0). The first update never has rate 0, the last has `min_factor` or just above.
+    """Factor on the peak rate for update `step` of `steps` (from 0). No update has rate 0; the last is just above
+    `min_factor`.
 
     `decay_fraction`: part of all steps that wsd spends decaying.
     """

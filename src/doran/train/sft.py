@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import Field
-from torch import nn
 
 from doran.base.errors import DataError
 from doran.base.rng import python_rng
 from doran.base.runlog import Progress
 from doran.data.packing import Pack
+from doran.models.decoder import Decoder
 from doran.train.batch import pack
 from doran.train.loop import Loop, StepFn
 from doran.train.optim import build_optimizer
@@ -36,7 +36,7 @@ class SftSettings(LmSettings):
 
 
 def run_sft(
-    model: nn.Module,
+    model: Decoder,
     samples: Sequence[Sample],
     settings: SftSettings,
     out_dir: Path,
@@ -70,7 +70,7 @@ def run_sft(
 
 
 def batch_plan(lengths: Sequence[int], settings: SftSettings) -> list[list[int]]:
-    """Sample indices of every update of all epochs: shuffled, filled up to tokens_per_batch, every sample once an epoch.
+    """Sample indices of every update of all epochs: shuffled, filled to tokens_per_batch, every sample once an epoch.
 
     Inside an update the samples are sorted by length: it changes nothing but the attention's padding.
     """

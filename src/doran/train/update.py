@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from doran.data.packing import Pack
 from doran.layers.attention import PackedAttend
 from doran.layers.moe import RouterStats, update_router_bias
+from doran.models.decoder import Decoder
 from doran.train.batch import by_tokens, pack
 from doran.train.loop import Metrics
 from doran.train.losses import (
@@ -48,7 +49,7 @@ class UpdateSettings(Protocol):
     ratio: Literal["token", "sequence"]
     beta: float
     unbiased_kl: bool
-    importance_cap: float | None
+    tis_cap: float | None
     mask_truncated: bool
     mtp_lambda: float
     router_bias_gamma: float
@@ -69,14 +70,14 @@ class MicroBatch:
 
 
 def update_policy(
-    model: nn.Module,
+    model: Decoder,
     optimizer: Optimizer,
     samples: Sequence[Sample],
     s: UpdateSettings,
     lr_factor: float,
-    reference: nn.Module | None = None,
+    reference: Decoder | None = None,
 ) -> Metrics:
-    """Train on `samples` (whole groups). Metrics are token-weighted means; without a sample that counts there is no update."""
+    """Train on `samples` (whole groups). Metrics are token-weighted means. No sample that counts, no update."""
     samples = [x for x in samples if not (s.mask_truncated and x.truncated)]
     plan = [micro_batches(chunk, s, next(model.parameters()).device) for chunk in split_groups(samples, s.minibatches)]
     micros = [micro for minibatch in plan for micro in minibatch]
@@ -103,7 +104,7 @@ def update_policy(
 
 
 def accumulate(
-    model: nn.Module,
+    model: Decoder,
     micro: MicroBatch,
     s: UpdateSettings,
     stats: RouterStats,
@@ -116,9 +117,7 @@ def accumulate(
     with torch.autocast(micro.batch.tokens_T.device.type, dtype=torch.bfloat16, enabled=s.bf16):
         h_TD, logprobs_N, entropy_N = completion_logprobs(model, micro.batch, s.temperature, attend, stats)
         old_N = logprobs_N.detach() if micro.old_logprobs_N is None else micro.old_logprobs_N
-        importance_N = (
-            None if s.importance_cap is None else (old_N - micro.rollout_logprobs_N).exp().clamp(max=s.importance_cap)
-        )
+        importance_N = None if s.tis_cap is None else (old_N - micro.rollout_logprobs_N).exp().clamp(max=s.tis_cap)
         loss, seen = policy_loss(
             logprobs_N, old_N, micro.advantages_N, micro.weights_N, micro.sequence_N,
             clip_low=s.clip_low, clip_high=s.clip_high, ratio=s.ratio, beta=s.beta, ref_logprobs_N=micro.ref_logprobs_N,
@@ -140,7 +139,7 @@ def accumulate(
 
 
 def completion_logprobs(
-    model: nn.Module, batch: Pack, temperature: float, attend: PackedAttend, stats: RouterStats | None = None
+    model: Decoder, batch: Pack, temperature: float, attend: PackedAttend, stats: RouterStats | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(h_TD, logprobs_N, entropy_N) of the pack's target tokens at the sampling temperature."""
     h_TD = model(batch.tokens_T, batch.positions_T, attend, stats)
@@ -152,21 +151,21 @@ def completion_logprobs(
 
 
 @torch.no_grad()
-def frozen_logprobs(model: nn.Module, batch: Pack, s: UpdateSettings) -> Tensor:
+def frozen_logprobs(model: Decoder, batch: Pack, s: UpdateSettings) -> Tensor:
     """Logprobs as data: of the policy before the update, or of the reference."""
     with torch.autocast(batch.tokens_T.device.type, dtype=torch.bfloat16, enabled=s.bf16):
         return completion_logprobs(model, batch, s.temperature, PackedAttend(batch.cu_seqlens))[1]
 
 
-def mtp_loss(model: nn.Module, batch: Pack, h_TD: Tensor, attend: PackedAttend, num_micros: int) -> Tensor:
+def mtp_loss(model: Decoder, batch: Pack, h_TD: Tensor, attend: PackedAttend, num_micros: int) -> Tensor:
     """How well the MTP module drafts this policy's own completions; the main model is not to learn from it."""
     next_tokens_T, targets_T = mtp_targets(batch.tokens_T, batch.targets_T, batch.cu_seqlens)
     h_TD = model.mtp(h_TD.detach(), next_tokens_T, batch.positions_T, attend)
     return linear_cross_entropy(h_TD, head_weight(model), targets_T)[0] / num_micros
 
 
-def backward_into_mtp(model: nn.Module, loss: Tensor) -> None:
-    """Gradients for the MTP module alone: embedding and head are shared with the policy and must not move by imitation."""
+def backward_into_mtp(model: Decoder, loss: Tensor) -> None:
+    """Gradients for the MTP module alone: embedding and head are the policy's and must not move by imitation."""
     prefix = f"model.layers.{model.config.num_hidden_layers}."
     own = [p for name, p in model.named_parameters() if name.startswith(prefix)]
     for p, grad in zip(own, torch.autograd.grad(loss, own, allow_unused=True)):
@@ -188,7 +187,7 @@ def split_groups(samples: Sequence[Sample], minibatches: int) -> list[list[Sampl
 
 
 def micro_batches(samples: list[Sample], s: UpdateSettings, device: torch.device | str = "cpu") -> list[MicroBatch]:
-    """The samples of one optimizer step in packs of at most `tokens_per_micro_batch`; weights refer to the whole step."""
+    """The samples of one optimizer step in packs of at most `tokens_per_micro_batch`; weights are the whole step's."""
     lengths_S = torch.tensor([x.length for x in samples])
     weights_S = aggregation_weights(lengths_S, s.aggregation, max_length=s.max_new_tokens)
     totals = [len(x.prompt_ids) + x.length - 1 for x in samples]

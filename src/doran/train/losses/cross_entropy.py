@@ -1,8 +1,9 @@
 """Cross-entropy and token logprobs straight from hidden states, a block of rows at a time.
 
-The (N, V) logits never exist whole: one block of `rows` of them does, in the autocast dtype for the matmul and in fp32
-for the softmax. `linear_cross_entropy` forms its gradients while the block is at hand, so its backward costs no matmul.
-`token_logprobs` (policy gradients need the logprobs before they know the loss) recomputes each block in backward.
+The (N, V) logits never exist whole: one block of `rows` of them does, in the autocast dtype; the softmax over them is
+fp32 (native/ops). `linear_cross_entropy` forms its gradients while the block is at hand, so its backward costs no
+matmul. `token_logprobs` (a policy gradient needs the logprobs before it knows the loss) keeps small logits and computes
+large ones again.
 
 N rows, D hidden_size, V vocab_size.
 """
@@ -12,10 +13,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from doran.native import ops
 
 IGNORE = -100
 """Target that takes no part in a loss (the value torch and transformers use)."""
+
+KEEP_LOGITS = 1 << 26
+"""`token_logprobs` keeps up to so many logits (128 MiB in bf16) for backward rather than compute them twice."""
 
 Metrics = dict[str, Tensor]
 
@@ -27,7 +34,7 @@ def linear_cross_entropy(
     *,
     denominator: Tensor | float | None = None,
     z_loss: float = 0.0,
-    rows: int = 4096,
+    rows: int = 2048,
 ) -> tuple[Tensor, Metrics]:
     """Mean of -log softmax(h W^T)[target], plus `z_loss` times the mean of logsumexp^2 (PaLM s5).
 
@@ -45,13 +52,16 @@ def linear_cross_entropy(
 
 
 def token_logprobs(
-    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, temperature: float = 1.0, rows: int = 4096
+    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, temperature: float = 1.0, rows: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """(logprobs_N, entropy_N) of `targets_N` under softmax(h W^T / temperature), in nats.
 
-    Only the logprobs carry a gradient; the entropy is for the log.
+    Only the logprobs carry a gradient; the entropy is for the log. `rows` forces blocks of that many rows.
     """
-    return _TokenLogprobs.apply(h_ND, weight_VD, targets_N, 1.0 / temperature, rows, _matmul_dtype(h_ND))
+    if rows is None and targets_N.numel() * len(weight_VD) <= KEEP_LOGITS:
+        logprobs_N, entropy_N = ops.token_logprobs(F.linear(h_ND, weight_VD), targets_N, temperature)
+        return logprobs_N, entropy_N.detach()
+    return _TokenLogprobs.apply(h_ND, weight_VD, targets_N, temperature, rows or 2048, _matmul_dtype(h_ND))
 
 
 def _matmul_dtype(h_ND: Tensor) -> torch.dtype:
@@ -75,24 +85,16 @@ class _CrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         w_VD = weight_VD.detach().to(dtype)
         loss, nll = torch.zeros((), device=h_ND.device), torch.zeros((), device=h_ND.device)
-        need_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        grad_h_ND = torch.empty_like(h_ND) if need_grad else None
-        grad_w_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if need_grad else None
+        grad_h_ND, grad_w_VD = torch.empty_like(h_ND), torch.zeros_like(weight_VD, dtype=torch.float32)
         for start in range(0, targets_N.numel(), rows):
-            h_nD, t_n1 = h_ND[start : start + rows].detach().to(dtype), targets_N[start : start + rows, None]
-            logits_nV = (h_nD @ w_VD.T).float()
-            lse_n1 = logits_nV.logsumexp(-1, keepdim=True)
-            block_nll = (lse_n1 - logits_nV.gather(1, t_n1)).sum()
-            nll += block_nll
-            loss += block_nll + z * lse_n1.square().sum() if z else block_nll
-            if grad_h_ND is None or grad_w_VD is None:
-                continue
-            p_nV = logits_nV.sub_(lse_n1).exp_()  # d nll/d logits = p - onehot;  d lse^2/d logits = 2 lse p
-            if z:
-                p_nV *= 1.0 + 2.0 * z * lse_n1
-            p_nV.scatter_add_(1, t_n1, torch.full_like(lse_n1, -1.0))
-            d_nV = p_nV.to(dtype)  # unscaled: |d| <= 1 keeps bf16's relative precision, `scale` comes in backward
-            grad_h_ND[start : start + rows] = d_nV @ w_VD
+            h_nD, targets_n = h_ND[start : start + rows].detach().to(dtype), targets_N[start : start + rows]
+            nll_n, lse_n, d_nV = _block(h_nD, w_VD, targets_n)
+            nll += nll_n.sum()
+            loss += nll_n.sum() + z * lse_n.square().sum()
+            if z:  # d lse^2/d logits = 2 lse p, and p = d + onehot
+                extra_n1 = (2.0 * z * lse_n)[:, None].to(d_nV.dtype)
+                d_nV = (d_nV * (1.0 + extra_n1)).scatter_add_(1, targets_n[:, None], extra_n1)
+            grad_h_ND[start : start + rows] = d_nV @ w_VD  # unscaled: `scale` comes in backward, in fp32
             grad_w_VD += d_nV.T @ h_nD
         ctx.save_for_backward(grad_h_ND, grad_w_VD)
         ctx.scale, ctx.weight_dtype = scale, weight_VD.dtype
@@ -103,50 +105,56 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_h_ND, grad_w_VD = ctx.saved_tensors
         factor = grads[0] * ctx.scale
-        return (
-            grad_h_ND * factor.to(grad_h_ND.dtype),
-            (grad_w_VD * factor).to(ctx.weight_dtype),
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+        grad_h_ND = grad_h_ND * factor.to(grad_h_ND.dtype)
+        return grad_h_ND, (grad_w_VD * factor).to(ctx.weight_dtype), None, None, None, None, None
+
+
+def _block(h_nD: Tensor, w_VD: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(nll_n, logsumexp_n, d nll/d logits = p - onehot) of one block of rows."""
+    with torch.enable_grad():
+        logits_nV = (h_nD @ w_VD.T).requires_grad_()
+        logprobs_n, _ = ops.token_logprobs(logits_nV, targets_n)
+        (d_nV,) = torch.autograd.grad(-logprobs_n.sum(), logits_nV)
+    chosen_n = logits_nV.detach().gather(1, targets_n[:, None]).squeeze(1).float()
+    return -logprobs_n.detach(), chosen_n - logprobs_n.detach(), d_nV
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Logprobs with a recomputing backward: d logprob/d logits = onehot - p."""
+    """Logprobs in blocks, which backward computes again."""
 
     @staticmethod
     def forward(
-        ctx: Any, h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, beta: float, rows: int, dtype: torch.dtype
+        ctx: Any,
+        h_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        temperature: float,
+        rows: int,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        w_VD = weight_VD.detach().to(dtype)
-        logprobs_N = torch.empty(targets_N.numel(), device=h_ND.device)
-        entropy_N, lse_N = torch.empty_like(logprobs_N), torch.empty_like(logprobs_N)
-        for start in range(0, targets_N.numel(), rows):
-            block = slice(start, start + rows)
-            logits_nV = (h_ND[block].detach().to(dtype) @ w_VD.T).float().mul_(beta)
-            lse_n = logits_nV.logsumexp(-1)
-            logits_nV -= lse_n[:, None]
-            lse_N[block], logprobs_N[block] = lse_n, logits_nV.gather(1, targets_N[block, None]).squeeze(1)
-            entropy_N[block] = -(logits_nV.exp() * logits_nV).sum(-1)
-        ctx.save_for_backward(h_ND, weight_VD, targets_N, lse_N)
-        ctx.beta, ctx.rows, ctx.dtype = beta, rows, dtype
+        w_VD = weight_VD.to(dtype)
+        blocks = [
+            ops.token_logprobs(h_nD.to(dtype) @ w_VD.T, targets_n, temperature)
+            for h_nD, targets_n in zip(h_ND.split(rows), targets_N.split(rows))
+        ]
+        logprobs_N, entropy_N = (torch.cat(parts) for parts in zip(*blocks))
+        ctx.save_for_backward(h_ND, weight_VD, targets_N)
+        ctx.temperature, ctx.rows, ctx.dtype = temperature, rows, dtype
         ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        h_ND, weight_VD, targets_N, lse_N = ctx.saved_tensors
-        g_N = grads[0]
+        h_ND, weight_VD, targets_N = ctx.saved_tensors
         w_VD = weight_VD.to(ctx.dtype)
         grad_h_ND, grad_w_VD = torch.empty_like(h_ND), torch.zeros_like(weight_VD, dtype=torch.float32)
         for start in range(0, targets_N.numel(), ctx.rows):
             block = slice(start, start + ctx.rows)
-            h_nD, g_n1 = h_ND[block].to(ctx.dtype), g_N[block, None] * ctx.beta
-            p_nV = (h_nD @ w_VD.T).float().mul_(ctx.beta).sub_(lse_N[block, None]).exp_()
-            d_nV = p_nV.mul_(-g_n1).scatter_add_(1, targets_N[block, None], g_n1).to(ctx.dtype)
+            h_nD = h_ND[block].to(ctx.dtype)
+            with torch.enable_grad():
+                logits_nV = (h_nD @ w_VD.T).requires_grad_()
+                logprobs_n, _ = ops.token_logprobs(logits_nV, targets_N[block], ctx.temperature)
+                (d_nV,) = torch.autograd.grad(logprobs_n, logits_nV, grads[0][block])
             grad_h_ND[block] = d_nV @ w_VD
             grad_w_VD += d_nV.T @ h_nD
         return grad_h_ND, grad_w_VD.to(weight_VD.dtype), None, None, None, None

@@ -1,7 +1,7 @@
 """Targets of the multi-token prediction module (DeepSeek-V3 s2.2, depth 1). The loss itself is `linear_cross_entropy`.
 
-At position i the main model predicts t_{i+1}; the MTP module reads (h_i, t_{i+1}) and predicts t_{i+2}. So its target at i
-is the main target at i+1, provided i+1 lies in the same document.
+At position i the main model predicts t_{i+1}; the MTP module reads (h_i, t_{i+1}) and predicts t_{i+2}. So its target
+at i is the main target at i+1, provided i+1 lies in the same document.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     J = sum_n w_n [ min(r_n A_n, clip(r_n, 1 - clip_low, 1 + clip_high) A_n) - beta KL_n ],    r = pi_theta / pi_old
 
-The weights w_n carry the averaging, which is where the papers differ (`aggregation_weights`). clip_high > clip_low is DAPO's
-clip-higher; ratio="sequence" is GSPO (2507.18071); `importance_N` corrects for a rollout policy that is not quite pi_old (TIS).
+The weights w_n carry the averaging, which is where the papers differ (`aggregation_weights`). clip_high > clip_low is
+DAPO's clip-higher; ratio="sequence" is GSPO (2507.18071); `importance_N` corrects for a rollout policy that is not
+quite pi_old (TIS).
 
 N completion tokens of S sequences, packed; `sequence_N` tells which sequence a token belongs to.
 """
@@ -30,8 +31,8 @@ def aggregation_weights(
 ) -> Tensor:
     """Weight of each token of each sequence, (S,).
 
-    `sequence`: 1/(S len), a mean of means (GRPO). `token`: 1/total tokens (DAPO). `constant`: 1/(S max_length) (Dr.GRPO,
-    2503.20783). The totals default to this call's sequences; give the whole mini-batch's when it comes in pieces.
+    `sequence`: 1/(S len), a mean of means (GRPO). `token`: 1/total tokens (DAPO). `constant`: 1/(S max_length)
+    (Dr.GRPO, 2503.20783). The totals default to this call's sequences; give the mini-batch's for a part of it.
     """
     lengths_S = lengths_S.float()
     num_sequences = lengths_S.numel() if num_sequences is None else num_sequences
@@ -48,7 +49,8 @@ def aggregation_weights(
 def k3(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
     """e^d - d - 1 with d = ln pi_ref - ln pi_theta: an estimate of KL(pi_theta || pi_ref), >= 0 for every d.
 
-    expm1 keeps small d exact; d is capped at 20 so that a far reference gives a large number, not inf. Gradient: 1 - e^d.
+    expm1 keeps small d exact; d is capped at 20 so that a far reference gives a large number, not inf. The gradient is
+    1 - e^d.
     """
     d_N = (ref_logprobs_N - logprobs_N).clamp(max=_MAX_LOG)
     return torch.expm1(d_N) - d_N
@@ -72,8 +74,8 @@ def policy_loss(
     """-J. `logprobs_N` carries the gradient; everything else is data.
 
     `unbiased_kl` multiplies KL_n by the ratio (DeepSeek-V3.2: k3 is unbiased only under pi_theta's own samples).
-    Metrics are means over the N tokens: `ratio`, `clip_low` (ratio below the band with A < 0), `clip_high` (above it with A > 0),
-    `clip_region` (either), `kl`.
+    Metrics are means over the N tokens: `ratio`, `clip_low` (ratio below the band with A < 0), `clip_high` (above it
+    with A > 0), `clip_region` (either), `kl`.
     """
     log_ratio_N = logprobs_N - old_logprobs_N
     if ratio == "sequence":
