@@ -85,6 +85,21 @@ def test_rows_with_different_cuts_do_not_touch_each_other() -> None:
     assert torch.equal(cut(probs, mixed), expected)
 
 
+@pytest.mark.parametrize("settings", CUTS, ids=str)
+def test_weights_need_not_sum_to_one(settings: dict[str, float]) -> None:
+    probs, params = random_probs(20, 30), rows(20, **settings)  # type: ignore[arg-type]
+    assert torch.equal(cut(8 * probs, params), 8 * cut(probs, params))
+
+
+def test_a_row_without_cuts_is_sampled_the_same_beside_rows_with_cuts() -> None:
+    logits = 3 * torch.randn(2, 50, generator=torch.Generator().manual_seed(4))
+    mixed = RowParams(torch.ones(2), torch.tensor([3, 0]), torch.ones(2), torch.zeros(2))
+    for uniform in torch.linspace(0, 1, 101, dtype=torch.float64)[:-1]:
+        beside = sample(logits, mixed, uniform.expand(2))
+        alone = sample(logits[1:], rows(1), uniform.expand(1))
+        assert beside[0][1].item() == alone[0].item() and beside[1][1].item() == alone[1].item()
+
+
 def test_equal_probabilities_are_cut_from_the_highest_id_down() -> None:
     assert cut(torch.full((1, 8), 0.125), rows(1, top_k=3)).nonzero()[:, 1].tolist() == [0, 1, 2]
 

@@ -61,7 +61,7 @@ def sample(logits_NV: Tensor, params: RowParams, uniform_N: Tensor) -> tuple[Ten
     cdf_NV = weights_NV.cumsum(-1)
     log_total_N = cdf_NV[:, -1].log()
     if params.any_cuts:
-        cdf_NV = cut(weights_NV / cdf_NV[:, -1:], params).cumsum(-1)
+        cdf_NV = cut(weights_NV, params).cumsum(-1)
     tokens_N = inverse_cdf(cdf_NV, uniform_N)
     if params.any_greedy:
         tokens_N = torch.where(params.temperature_N == 0, logits_NV.argmax(-1), tokens_N)
@@ -81,48 +81,48 @@ def inverse_cdf(cdf_NV: Tensor, uniform_N: Tensor) -> Tensor:
     return tokens_N.clamp_(max=cdf_NV.shape[1] - 1)  # only NaN rows get here past the end
 
 
-def cut(probs_NV: Tensor, params: RowParams) -> Tensor:
-    """probs_NV with the tokens that top_k, top_p and min_p remove set to 0 (not renormalised).
+def cut(weights_NV: Tensor, params: RowParams) -> Tensor:
+    """weights_NV (probabilities up to a factor) with 0 for the tokens that top_k, top_p and min_p remove.
 
     All three keep a prefix of the tokens in falling order of probability (ties: lowest id first), so one sort and the
     shortest prefix serve them all. The likeliest token always stays. Most rows are decided by a few likely tokens; only
     flat ones go on to more of them, and at last to a sort of the whole row.
     """
-    num_tokens, left_N = probs_NV.shape[1], params.cuts_N.nonzero()[:, 0]
-    cut_NV = probs_NV.clone()
+    num_tokens, left_N = weights_NV.shape[1], params.cuts_N.nonzero()[:, 0]
+    cut_NV, total_N1 = weights_NV.clone(), weights_NV.sum(-1, keepdim=True)
     for k in (*(c for c in CANDIDATES if c < num_tokens), num_tokens):
         if not len(left_N):
             break
-        some, rows_NV = params.rows(left_N), probs_NV[left_N]
+        some, rows_NV = params.rows(left_N), weights_NV[left_N]
         likely_NK, ids_NK = _likeliest(rows_NV, k)
-        kept_N = _prefix(likely_NK, some)
+        kept_N = _prefix(likely_NK, total_N1[left_N], some)
         sure_N = (likely_NK > likely_NK[:, -1:]).sum(-1)  # beyond these, topk broke ties as it liked
         decided_N = (kept_N <= sure_N) & (some.top_k_N <= k) | (k == num_tokens)
-        rank_K = torch.arange(k, device=probs_NV.device)
+        rank_K = torch.arange(k, device=weights_NV.device)
         survivors_NK = likely_NK.masked_fill(rank_K >= kept_N[:, None], 0.0)
         cut_NV[left_N] = torch.zeros_like(rows_NV).scatter_(1, ids_NK, survivors_NK)  # the undecided: again next time
         left_N = left_N[~decided_N]
     return cut_NV
 
 
-def _likeliest(probs_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _likeliest(weights_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k likeliest tokens in falling order, ties lowest id first (topk alone promises no order among ties)."""
-    if k == probs_NV.shape[1]:
-        return torch.sort(probs_NV, dim=-1, descending=True, stable=True)
-    ids_NK = probs_NV.topk(k, dim=-1, sorted=False).indices.sort(-1).values
-    sorted_NK, order_NK = probs_NV.gather(1, ids_NK).sort(dim=-1, descending=True, stable=True)
+    if k == weights_NV.shape[1]:
+        return torch.sort(weights_NV, dim=-1, descending=True, stable=True)
+    ids_NK = weights_NV.topk(k, dim=-1, sorted=False).indices.sort(-1).values
+    sorted_NK, order_NK = weights_NV.gather(1, ids_NK).sort(dim=-1, descending=True, stable=True)
     return sorted_NK, ids_NK.gather(1, order_NK)
 
 
-def _prefix(sorted_NK: Tensor, params: RowParams) -> Tensor:
+def _prefix(sorted_NK: Tensor, total_N1: Tensor, params: RowParams) -> Tensor:
     """How many of the sorted tokens survive every cut; an int64 count >= 1 per row."""
     top_k_N = torch.where(params.top_k_N > 0, params.top_k_N, sorted_NK.shape[1])
     rank_K = torch.arange(sorted_NK.shape[1], device=sorted_NK.device)
     in_top_k_NK = rank_K < top_k_N[:, None]
     cdf_NK = sorted_NK.cumsum(-1)
-    # top_k limits the total that top_p is a share of; without top_k the total is the whole distribution's, which is 1.
+    # With top_k, top_p is a share of what top_k keeps; without, of the whole row.
     last_N1 = (top_k_N[:, None] - 1).clamp(max=sorted_NK.shape[1] - 1)
-    total_N1 = torch.where(params.top_k_N[:, None] > 0, cdf_NK.gather(1, last_N1), 1.0)
+    total_N1 = torch.where(params.top_k_N[:, None] > 0, cdf_NK.gather(1, last_N1), total_N1)
     before_NK = torch.nn.functional.pad(cdf_NK[:, :-1], (1, 0))
     in_top_p_NK = (before_NK < params.top_p_N[:, None] * total_N1) | (params.top_p_N[:, None] >= 1)
     in_min_p_NK = sorted_NK >= params.min_p_N[:, None] * sorted_NK[:, :1]

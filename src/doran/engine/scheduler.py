@@ -66,6 +66,8 @@ class Scheduler:
         costs hardly more than a prefill of one. A group stays together unless it is larger than the whole batch.
         OutOfMemory if not even one request fits alone.
         """
+        if not self.waiting or len(self.running) == self.max_batch:  # nearly every step
+            return []
         admitted: list[Group] = []
         rows, length = len(self.running), max((r.max_length for r in self.running), default=0)
         while self.waiting:
