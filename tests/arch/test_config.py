@@ -94,6 +94,7 @@ def test_an_unknown_key_near_nothing_is_refused_too() -> None:
         ({"rope_scaling": {"type": "yarn", "factor": 2.0, "beta": 1}}, "unknown key 'beta'"),
         ({"rope_scaling": {"type": "yarn"}}, "needs a factor"),
         ({"masked_group_score": "0"}, "masked_group_score"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quant_method is 'awq'"),
         ({"layer_types": ["sliding_attention"]}, "full_attention"),
     ],
 )
@@ -101,6 +102,12 @@ def test_impossible_values_are_one_clear_line(change: dict, message: str) -> Non
     with pytest.raises(ConfigError, match=message) as caught:
         ModelConfig.from_hf(_raw(**change))
     assert "\n" not in str(caught.value) and "config.json" in str(caught.value)
+
+
+def test_the_group_mask_is_written_only_when_it_is_not_the_default() -> None:
+    assert "masked_group_score" not in presets.tiny().to_hf()
+    loose = presets.tiny(masked_group_score="zero")
+    assert ModelConfig.from_hf(loose.to_hf()) == loose
 
 
 def test_a_missing_key_is_named() -> None:

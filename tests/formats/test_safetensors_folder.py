@@ -59,6 +59,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         sf.TensorFolder(tmp_path)
 
 
+def test_pickled_weights_are_not_read_and_it_says_so(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="never read"):
+        sf.TensorFolder(tmp_path)
+
+
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     sf.write_folder(tmp_path, TENSORS.items(), 30)
     lost = sorted(tmp_path.glob("model-*"))[0]

@@ -24,11 +24,14 @@ FAMILIES = {
 }
 # Known to change nothing in our forward pass: bookkeeping, training-time switches, sizes that follow from others.
 _IGNORED = {
-    "architectures", "attention_dropout", "auto_map", "aux_loss_alpha", "chunk_size_feed_forward", "ep_size",
+    "add_cross_attention", "architectures", "attention_dropout", "attn_implementation", "auto_map", "aux_loss_alpha",
+    "chunk_size_feed_forward", "cross_attention_hidden_size", "decoder_start_token_id", "ep_size", "finetuning_task",
     "id2label", "is_decoder", "is_encoder_decoder", "label2id", "max_window_layers", "output_attentions",
-    "output_hidden_states", "output_router_logits", "pretraining_tp", "problem_type", "qk_head_dim", "return_dict",
-    "rope_parameters", "router_aux_loss_coef", "seq_aux", "sliding_window", "transformers_version",
-    "unsloth_fixed", "unsloth_version", "use_cache", "use_mrope",
+    "output_hidden_states", "output_router_logits", "prefix", "pretraining_tp", "problem_type", "pruned_heads",
+    "qk_head_dim", "return_dict", "rope_parameters", "router_aux_loss_coef", "sep_token_id", "seq_aux",
+    "sliding_window", "task_specific_params", "tie_encoder_decoder", "tokenizer_class", "torchscript",
+    "transformers_version", "transformers.js_config", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache",
+    "use_mrope",
 }  # fmt: skip
 # Understood, but only with these values; anything else would need code we do not have.
 _ONLY: dict[str, tuple[Any, ...]] = {
@@ -115,6 +118,10 @@ class ModelConfig:
             self._check_mla()
         if self.n_routed_experts:
             self._check_experts()
+        method = (self.quantization_config or {"quant_method": "fp8"}).get("quant_method")
+        if method != "fp8":
+            raise ConfigError(f"quantization_config: quant_method is {method!r}, only 'fp8' blocks are supported",
+                              hint="use the unquantised weights")  # fmt: skip
 
     def _derived(self) -> dict[str, Any]:
         eos = self.eos_token_id

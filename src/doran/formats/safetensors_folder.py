@@ -29,6 +29,7 @@ _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3",
 }  # fmt: skip
+_FINISHED = "name a finished model folder with safetensors weights"
 _AGAIN = "copy or download it again"
 
 
@@ -85,7 +86,9 @@ def _listed(folder: Path) -> dict[str, str]:
 
 def _open(path: Path) -> Any:
     if not path.exists():
-        raise ArtifactError(f"{path} is missing", hint="name a finished model folder with safetensors weights")
+        pickled = any(path.parent.glob("*.bin")) or any(path.parent.glob("*.pt*"))
+        hint = "pickled weights are never read: convert them to safetensors" if pickled else _FINISHED
+        raise ArtifactError(f"{path} is missing", hint=hint)
     try:
         opened = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:

@@ -150,6 +150,10 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, is_causal: bool = False,
     elif width > q.shape[-1]:
         q, k = F.pad(q, (0, width - q.shape[-1])), F.pad(k, (0, width - k.shape[-1]))
     gqa = q.shape[1] != k.shape[1]
+    if q.dtype == torch.bfloat16 and q.requires_grad and q.device.type == "cpu":
+        # torch's bf16 flash backward is 2.4 times slower than its fp32 one on a CPU without AMX.
+        with torch.autocast("cpu", enabled=False):
+            return sdpa(q.float(), k.float(), v.float(), scale, is_causal, mask)[..., :width].to(q.dtype)
     o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale, enable_gqa=gqa)
     return o[..., :width]
 
