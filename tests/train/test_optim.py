@@ -33,7 +33,9 @@ def slow_newton_schulz(g: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("shape", [(8, 20), (20, 8), (12, 12)])
 def test_newton_schulz_equals_its_polynomial_on_singular_values(shape: tuple[int, int]) -> None:
     g = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(orthogonalise(g), torch.stack([slow_newton_schulz(m) for m in g]), rtol=1e-3, atol=1e-4)
+    slow = torch.stack([slow_newton_schulz(m) for m in g])
+    torch.testing.assert_close(orthogonalise(g, dtype=torch.float32), slow, rtol=1e-3, atol=1e-4)
+    assert (orthogonalise(g) - slow).norm() < 0.03 * slow.norm()
 
 
 def test_newton_schulz_brings_singular_values_near_one() -> None:
@@ -47,6 +49,7 @@ def test_muon_equals_a_matrix_by_matrix_reference(make_model) -> None:
     model, s = make_model(), settings(optimizer="muon", grad_clip=0.0, weight_decay=0.1, muon_lr=2e-2)
     optimizer = build_optimizer(model, s)
     slow = {n: p.detach().clone() for n, p in model.named_parameters() if is_hidden_matrix(n, p)}
+    start = dict(slow)
     momentum = {n: torch.zeros_like(p) for n, p in slow.items()}
     assert any(p.ndim == 3 for p in slow.values())
     for step in range(3):
@@ -62,7 +65,7 @@ def test_muon_equals_a_matrix_by_matrix_reference(make_model) -> None:
             slow[n] = p * (1 - lr * 0.1) - lr * scale * update
     now = dict(model.named_parameters())
     for n, p in slow.items():
-        torch.testing.assert_close(now[n].detach(), p, rtol=1e-3, atol=2e-4)
+        assert (now[n].detach() - p).norm() < 0.05 * (p - start[n]).norm(), n
 
 
 def test_muon_takes_hidden_matrices_and_leaves_the_rest_to_adamw(make_model) -> None:
