@@ -117,8 +117,13 @@ def run_grpo(
     out_dir: Path,
     progress: Progress | None = None,
     add_files: Callable[[Path], None] | None = None,
+    watch: Callable[[], Metrics] | None = None,
+    watch_every: int = 0,
 ) -> Path:
-    """Train `model` in place and return out_dir/model. `draw(rng, n)` gives n items."""
+    """Train `model` in place and return out_dir/model. `draw(rng, n)` gives n items.
+
+    `watch()` is called every `watch_every` steps and after the last; its numbers join the log, it must change nothing.
+    """
     out_dir = Path(out_dir)
     reference = copy.deepcopy(model).requires_grad_(False) if settings.beta else None
     loop = Loop(
