@@ -67,7 +67,7 @@ class ModelConfig:
     intermediate_size: int  # of the dense SwiGLU
     num_hidden_layers: int  # without MTP
     num_attention_heads: int
-    num_key_value_heads: int = 0
+    num_key_value_heads: int = 0  # MLA: always num_attention_heads, its keys are made for each
     head_dim: int = 0  # MLA: always qk_rope_head_dim, as transformers has it
     max_position_embeddings: int = 4096
     rms_norm_eps: float = 1e-6
@@ -124,9 +124,9 @@ class ModelConfig:
                               hint="use the unquantised weights")  # fmt: skip
 
     def _derived(self) -> dict[str, Any]:
-        eos = self.eos_token_id
+        eos, heads = self.eos_token_id, self.num_attention_heads
         return {
-            "num_key_value_heads": self.num_key_value_heads or self.num_attention_heads,
+            "num_key_value_heads": heads if self.is_mla else self.num_key_value_heads or heads,
             "head_dim": self.qk_rope_head_dim if self.is_mla else self.head_dim or _share(self),
             "eos_token_id": tuple(eos) if isinstance(eos, list) else eos,
         }
