@@ -15,13 +15,13 @@ from doran.data.packing import Pack
 from doran.evals.run import plain_style
 from doran.recipes.recipe import Corpus
 from doran.tasks.arithmetic import solution_steps
-from doran.tasks.search import WORDS, number_facts, readable, readable_steps, transcript, worked
+from doran.tasks.search import WORDS, checks, number_facts, openings, readable, readable_steps, transcript, worked
 from doran.tasks.task import Item, Task
 from doran.text.parse import split_thought
 from doran.text.tokenizer import Tokenizer
 from doran.train.batch import pack
 
-KINDS = ("searches", "facts", "arithmetic", "word_problems")
+KINDS = ("searches", "facts", "checks", "openings", "arithmetic", "word_problems")
 
 
 class CorpusWriter:
@@ -42,10 +42,14 @@ class CorpusWriter:
         kind = rng.choices(KINDS, self.weights)[0]
         if kind == "facts":
             return "", number_facts(rng, self.max_number, self.corpus.search.max_value)
-        if kind == "searches":
+        if kind in ("searches", "checks", "openings"):
             item = rng.choice(self.items["countdown"])
-            text, _ = transcript(rng, item.meta["nums"], item.meta["target"], item.language, self.corpus.search)
-            return item.prompt, text
+            nums, target, most = item.meta["nums"], item.meta["target"], self.corpus.search.max_value
+            if kind == "checks":
+                return item.prompt, checks(rng, target, item.language, most)
+            if kind == "openings":
+                return item.prompt, openings(rng, nums, item.language, most)
+            return item.prompt, transcript(rng, nums, target, item.language, self.corpus.search)[0]
         item = rng.choice(self.items[kind])
         return item.prompt, f"<think>{worked(solution_steps(item), item.language, in_words=False)}</think>{item.answer}"
 

@@ -13,7 +13,7 @@ from doran.evals.run import PromptStyle
 from doran.tasks.format import format_reward
 from doran.tasks.language import consistency
 from doran.tasks.task import Item, Task
-from doran.text.parse import split_thought
+from doran.text.parse import OPEN, opens_thought, split_thought
 from doran.text.tokenizer import Tokenizer
 from doran.train.rollout import Dialect, Draw, Reward
 
@@ -34,9 +34,22 @@ class Question:
         return self.item.language
 
 
+class OpenedDialect(Dialect):
+    """For prompts that end inside a thought (R1-Distill's template): rewards read the `<think>` that the prompt wrote."""
+
+    def text(self, completion: Completion) -> str:
+        return OPEN + super().text(completion)
+
+
+def opens(tokenizer: Tokenizer, style: PromptStyle) -> bool:
+    """Does a prompt of this style end with `<think>`, so that completions begin inside the thought?"""
+    return opens_thought(tokenizer.decode(style(tokenizer, "?")[-16:]))  # the tag may be several tokens
+
+
 def dialect(tokenizer: Tokenizer, style: PromptStyle) -> Dialect:
     """How questions become ids and completions become text, for the trainer."""
-    return Dialect(lambda q: style(tokenizer, q.prompt), lambda ids: tokenizer.decode(ids), tuple(tokenizer.stop_ids))
+    kind = OpenedDialect if opens(tokenizer, style) else Dialect
+    return kind(lambda q: style(tokenizer, q.prompt), lambda ids: tokenizer.decode(ids), tuple(tokenizer.stop_ids))
 
 
 def pools(tasks: dict[str, Task], names: Sequence[str], size: int, seed: int) -> dict[str, list[Question]]:

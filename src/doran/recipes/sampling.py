@@ -17,7 +17,7 @@ from doran.engine.engine import Engine
 from doran.engine.request import SamplingParams
 from doran.evals.run import PromptStyle, completion_text
 from doran.recipes.corpus import rewrite
-from doran.recipes.questions import Question
+from doran.recipes.questions import Question, opens
 from doran.recipes.recipe import Sampling
 from doran.tasks.format import format_reward
 from doran.tasks.language import dominant
@@ -39,13 +39,14 @@ def collect(
         for i in range(len(questions))
     ]
     prompts = [style(tokenizer, q.prompt) for q in questions]
+    opened = opens(tokenizer, style)
     counts = dict.fromkeys(("sampled", "kept", "cut off", "malformed", "wrong", "other language", "not readable", "general"), 0)
     rows: list[Row] = []
     for question, completions in zip(questions, Engine(model, max_batch=max_batch).generate(prompts, params, n=settings.samples), strict=True):
         good: set[str] = set()
         for completion in completions:
             counts["sampled"] += 1
-            text, why = judge(question, completion_text(tokenizer, completion), completion.finish_reason, rewrite_by_rule)
+            text, why = judge(question, completion_text(tokenizer, completion, opened), completion.finish_reason, rewrite_by_rule)
             if text is None:
                 counts[why] += 1
             else:

@@ -2,7 +2,9 @@
 
 A thought opens branches ("try 3 * 7 = 21: 21 + 12 = 33, 21 - 12 = 9; ..."): a first step with two of the numbers, then steps with
 its result and the third. `transcript` writes the imperfect, short searches a base model learns from: branches come in random
-order, most searches stop after one or two of them without an answer, some overlook a hit. Checking is there to be learned,
+order, most searches stop after one or two of them without an answer, some overlook a hit. Inside a branch the order is fixed, so
+that the only thing left to chance is which branch comes next, and the gradient is not spent on guessing it token by token.
+Checking is there to be learned (`checks` and `openings` drill its two halves: comparing with the target, copying the numbers);
 persistence is not: that is left to reinforcement learning. `readable` rewrites a correct thought by rule for the cold start.
 Not here: puzzles and the judge (countdown.py), and the prompt's wrapping.
 """
@@ -23,10 +25,9 @@ from doran.tasks.task import Language
 class SearchStyle(StrictModel):
     """How the searches in the pretraining text go wrong."""
 
-    stop: float = Field(0.5, ge=0, le=1, description="chance to give up after a branch")
+    stop: float = Field(0.6, ge=0, le=1, description="chance to give up after a branch")
     persistent: float = Field(0.06, ge=0, le=1, description="share of searches that never give up")
     overlook: float = Field(0.05, ge=0, le=1, description="chance not to notice a hit")
-    whole: float = Field(0.5, ge=0, le=1, description="chance that a branch tries all its steps, not just some")
     max_value: int = Field(300, ge=1, description="steps with a larger result are not tried")
 
 
@@ -85,12 +86,8 @@ def transcript(rng: random.Random, nums: Sequence[int], target: int, language: L
 
 def _explore(rng: random.Random, branch: Branch, target: int, style: SearchStyle) -> tuple[str, str, bool]:
     """Steps from a branch's value: the text, the last one as a full expression, and whether it is a noticed hit."""
-    tried = steps(branch.value, branch.rest, style.max_value)
-    rng.shuffle(tried)
-    if rng.random() >= style.whole:
-        tried = tried[: rng.randint(1, len(tried))]
     said, answer = [], ""
-    for template, value in tried:
+    for template, value in steps(branch.value, branch.rest, style.max_value):
         said.append(f"{template.format(a=branch.value, b=branch.rest)} = {value}")
         answer = template.format(a=f"({branch.text})", b=branch.rest)
         if value == target and rng.random() >= style.overlook:
@@ -161,3 +158,21 @@ def number_facts(rng: random.Random, max_number: int, max_value: int) -> str:
         template, value = rng.choice(steps(a, b, max_value))
         said.append(f"{template.format(a=a, b=b)} = {value}")
     return ", ".join(said)
+
+
+def checks(rng: random.Random, target: int, language: Language, max_value: int) -> str:
+    """A drill in telling a hit from a miss: "51 yes, 62, 49, 51 yes, 53", four in ten of them hits, some misses close."""
+    said = []
+    for _ in range(rng.randint(5, 12)):
+        near = rng.random() < 0.3
+        value = max(1, target + rng.choice([-10, -2, -1, 1, 2, 10])) if near else rng.randint(1, max_value // 2)
+        hit = rng.random() < 0.4 or value == target
+        said.append(f"{target}{WORDS[language]['hit']}" if hit else str(value))
+    return "<think>" + ", ".join(said)
+
+
+def openings(rng: random.Random, nums: Sequence[int], language: Language, max_value: int) -> str:
+    """A drill in using the question's numbers: first steps with the number each leaves, "try 8 / 2: 5; try 8 + 2: 5"."""
+    order = branches(nums, max_value)
+    rng.shuffle(order)
+    return "<think>" + "; ".join(f"{WORDS[language]['try']}{b.text}: {b.rest}" for b in order[: rng.randint(4, 9)])
