@@ -134,3 +134,19 @@ def test_a_step_beyond_the_capacity_is_refused() -> None:
         CacheAttend.decode(cache, [0], [8])
     with pytest.raises(ValueError, match="holds 8 tokens"):
         CacheAttend.prefill(cache, [0], [0, 9])
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("family", ["deepseek_v3", "qwen3"])
+@torch.no_grad()
+def test_low_precision_decoding_stays_close_to_its_own_forward(family: str, autocast: bool) -> None:
+    """fp32 weights under autocast with an fp32 cache, and bf16 weights with a bf16 cache."""
+    config = presets.tiny(family, **({"first_k_dense_replace": 4} if family == "deepseek_v3" else {}))
+    model = build(config, dtype=torch.float32 if autocast else torch.bfloat16)
+    cache = make_cache(config, 2, 8, torch.float32 if autocast else torch.bfloat16)
+    tokens, positions = torch.randint(0, 96, (10,)), _positions([6, 4])
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        whole = model(tokens, positions, PackedAttend([0, 6, 10]))
+        model(tokens, positions, CacheAttend.prefill(cache, [0, 1], [0, 6, 10]))
+        last = model(tokens[[5, 9]], positions[[5, 9]], CacheAttend.decode(cache, [0, 1], [5, 3]))
+    assert (last - whole[[5, 9]]).abs().max() < 0.05 * whole.abs().max()
