@@ -172,6 +172,16 @@ def test_stop_when_ends_the_run_for_good(make_model, tmp_path) -> None:
     assert [r["step"] for r in rows(tmp_path)] == [1, 2, 3]
 
 
+def test_what_watch_measures_joins_the_log_and_may_stop_the_run(make_model, tmp_path) -> None:
+    looks = iter([{"eval/pass@1": 0.2}, {"eval/pass@1": 0.9}])
+    rule = {"metric": "eval/pass@1", "at_least": 0.8, "for_steps": 1}
+    run_grpo(
+        make_model(), DIALECT, ITEMS, REWARDS, settings(steps=9, stop_when=rule), tmp_path,
+        watch=lambda: next(looks), watch_every=2,
+    )  # fmt: skip
+    assert [r.get("eval/pass@1") for r in rows(tmp_path)] == [None, 0.2, None, 0.9]
+
+
 def test_stop_when_refuses_clocks_and_unknown_names(make_model, tmp_path) -> None:
     with pytest.raises(ConfigError, match="time"):
         settings(stop_when={"metric": "step_time", "at_least": 1})

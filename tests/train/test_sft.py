@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from doran.base.config import build as build_settings
-from doran.base.errors import DataError
+from doran.base.errors import ConfigError, DataError
 from doran.base.runlog import read_metrics
 from doran.layers.attention import PackedAttend
 from doran.layers.moe import RouterStats
@@ -81,6 +81,12 @@ def test_it_learns_and_resumes_to_the_same_bits(make_model, tmp_path) -> None:
     again = run_sft(make_model(), SAMPLES, s, tmp_path / "broken")
     a, b = (module_tensors(load_model(folder)) for folder in (whole, again))
     assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_other_samples_on_old_checkpoints_are_refused(make_model, tmp_path) -> None:
+    run_sft(make_model(), SAMPLES, settings(epochs=1), tmp_path)
+    with pytest.raises(ConfigError, match="samples: .* was started with"):
+        run_sft(make_model(), SAMPLES[1:], settings(epochs=1), tmp_path)
 
 
 def test_extra_files_arrive_with_the_model(make_model, tmp_path) -> None:

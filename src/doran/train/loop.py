@@ -71,6 +71,7 @@ class Loop:
     add_files: Callable[[Path], None] | None = None
     memory: dict[str, Any] = field(default_factory=dict)
     companions: dict[str, nn.Module] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)  # what else must be the same to continue, e.g. a data hash
     stop: bool = False  # a step may set it: that step was the last
 
     def run(self, start: Callable[[int], StepFn]) -> Path:
@@ -141,20 +142,23 @@ class Loop:
         tensors = {f"optimizer/{name}": t for name, t in self.optimizer.state_tensors().items()}
         for key, module in {"model": self.model, **self.companions}.items():
             tensors |= {f"{key}/{name}": t for name, t in module_tensors(module).items()}
-        state = {"settings": self.settings.model_dump(mode="json"), "memory": self.memory, "stop": self.stop}
+        state = {"settings": self._identity(), "memory": self.memory, "stop": self.stop}
         checkpoint.save(self.out_dir / "checkpoints", done, tensors, state)
 
     def _resume(self) -> int:
         found = checkpoint.load_latest(self.out_dir / "checkpoints")
         if found is None:
             return 0
-        _same_settings(found.state["settings"], self.settings.model_dump(mode="json"), self.out_dir)
+        _same_settings(found.state["settings"], self._identity(), self.out_dir)
         for key, module in {"model": self.model, **self.companions}.items():
             load_module_tensors(module, found.under(key))
         self.optimizer.load_state_tensors(found.under("optimizer"))
         self.memory.update(found.state["memory"])
         self.stop = found.state["stop"]
         return found.step
+
+    def _identity(self) -> dict[str, Any]:
+        return {**self.settings.model_dump(mode="json"), **self.identity}
 
     def _drop_model(self) -> None:
         """A model folder from before is not the result of the steps to come."""

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from doran.base.errors import DoranError
 from doran.base.rng import python_rng, seed_for
 from doran.engine.engine import Engine
 from doran.engine.request import Completion, SamplingParams
-from doran.train.advantage import Scale, group_advantages, zero_variance
+from doran.train.advantage import group_advantages, zero_variance
+from doran.train.grpo_settings import GrpoSettings
 from doran.train.losses import overlong_penalty
 
 RewardFn = Callable[[list[Any], list[str], list[Completion]], list[float]]
@@ -72,21 +73,6 @@ class Sample:
         return len(self.completion.token_ids)
 
 
-class RolloutSettings(Protocol):
-    """The part of the GRPO settings read here."""
-
-    seed: int
-    prompts_per_step: int
-    group_size: int
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    overlong_cache: int
-    scale_rewards: Scale
-    drop_zero_variance: bool
-    max_refills: int
-
-
 @dataclass
 class Rollout:
     """What one step sampled (`samples`, all of it), what of it teaches (`kept`), and where the time went."""
@@ -99,7 +85,7 @@ class Rollout:
 
 
 def roll_out(
-    engine: Engine, dialect: Dialect, draw: Draw, rewards: Sequence[Reward], s: RolloutSettings, step: int
+    engine: Engine, dialect: Dialect, draw: Draw, rewards: Sequence[Reward], s: GrpoSettings, step: int
 ) -> Rollout:
     """Sample and score `prompts_per_step` groups. Dynamic sampling (DAPO): go on until as many have variance, or until
     `max_refills` more draws are used up."""
@@ -126,7 +112,7 @@ def roll_out(
 
 
 def sample_groups(
-    engine: Engine, dialect: Dialect, items: list[Any], s: RolloutSettings, when: tuple[int, int], first_group: int = 0
+    engine: Engine, dialect: Dialect, items: list[Any], s: GrpoSettings, when: tuple[int, int], first_group: int = 0
 ) -> list[Sample]:
     """G completions of each item, group by group. Every prompt has its own seed, so groups draw independently."""
     prompts = [list(dialect.encode(item)) for item in items]
@@ -148,7 +134,7 @@ def sample_groups(
     ]
 
 
-def score(samples: list[Sample], rewards: Sequence[Reward], s: RolloutSettings) -> Tensor:
+def score(samples: list[Sample], rewards: Sequence[Reward], s: GrpoSettings) -> Tensor:
     """Fill in rewards and advantages; returns the total rewards (P, G). DoranError if a reward function misbehaves."""
     items, texts, completions = [x.item for x in samples], [x.text for x in samples], [x.completion for x in samples]
     for part in rewards:

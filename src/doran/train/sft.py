@@ -5,6 +5,8 @@ The order of samples is a function of (seed, epoch), so the step number says eve
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -57,6 +59,7 @@ def run_sft(
         progress,
         shown=("loss", "lr", "tokens_per_second"),
         add_files=add_files,
+        identity={"samples": digest(samples)},
     )
     device = next(model.parameters()).device
 
@@ -104,3 +107,11 @@ def check_samples(samples: Sequence[Sample], max_length: int | None) -> None:
                 f"sample {number} has {len(ids)} tokens, max_length is {max_length}",
                 hint="shorten or drop it, or raise max_length",
             )
+
+
+def digest(samples: Sequence[Sample]) -> str:
+    """A hash of all ids and masks: a run goes on only with the samples it began with."""
+    hasher = hashlib.sha256()
+    for ids, mask in samples:
+        hasher.update(array("q", ids).tobytes() + bytes(map(bool, mask)) + b"|")
+    return hasher.hexdigest()[:16]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from doran.layers.attention import PackedAttend
 from doran.layers.moe import RouterStats, update_router_bias
 from doran.models.decoder import Decoder
 from doran.train.batch import by_tokens, pack
+from doran.train.grpo_settings import GrpoSettings
 from doran.train.loop import Metrics
 from doran.train.losses import (
     IGNORE,
@@ -28,32 +28,9 @@ from doran.train.losses import (
     policy_loss,
     token_logprobs,
 )
-from doran.train.losses.policy import Aggregation
 from doran.train.optim import Optimizer
 from doran.train.pretrain import head_weight, max_violation
 from doran.train.rollout import Sample
-
-
-class UpdateSettings(Protocol):
-    """The part of the GRPO settings read here."""
-
-    bf16: bool
-    temperature: float
-    max_new_tokens: int
-    tokens_per_micro_batch: int
-    minibatches: int
-    update_epochs: int
-    aggregation: Aggregation
-    clip_low: float
-    clip_high: float
-    ratio: Literal["token", "sequence"]
-    beta: float
-    unbiased_kl: bool
-    tis_cap: float | None
-    mask_truncated: bool
-    mtp_lambda: float
-    router_bias_gamma: float
-    balance_alpha: float
 
 
 @dataclass
@@ -73,7 +50,7 @@ def update_policy(
     model: Decoder,
     optimizer: Optimizer,
     samples: Sequence[Sample],
-    s: UpdateSettings,
+    s: GrpoSettings,
     lr_factor: float,
     reference: Decoder | None = None,
 ) -> Metrics:
@@ -106,7 +83,7 @@ def update_policy(
 def accumulate(
     model: Decoder,
     micro: MicroBatch,
-    s: UpdateSettings,
+    s: GrpoSettings,
     stats: RouterStats,
     num_micros: int,
     means: _Means,
@@ -151,7 +128,7 @@ def completion_logprobs(
 
 
 @torch.no_grad()
-def frozen_logprobs(model: Decoder, batch: Pack, s: UpdateSettings) -> Tensor:
+def frozen_logprobs(model: Decoder, batch: Pack, s: GrpoSettings) -> Tensor:
     """Logprobs as data: of the policy before the update, or of the reference."""
     with torch.autocast(batch.tokens_T.device.type, dtype=torch.bfloat16, enabled=s.bf16):
         return completion_logprobs(model, batch, s.temperature, PackedAttend(batch.cu_seqlens))[1]
@@ -186,7 +163,7 @@ def split_groups(samples: Sequence[Sample], minibatches: int) -> list[list[Sampl
     ]
 
 
-def micro_batches(samples: list[Sample], s: UpdateSettings, device: torch.device | str = "cpu") -> list[MicroBatch]:
+def micro_batches(samples: list[Sample], s: GrpoSettings, device: torch.device | str = "cpu") -> list[MicroBatch]:
     """The samples of one optimizer step in packs of at most `tokens_per_micro_batch`; weights are the whole step's."""
     lengths_S = torch.tensor([x.length for x in samples])
     weights_S = aggregation_weights(lengths_S, s.aggregation, max_length=s.max_new_tokens)

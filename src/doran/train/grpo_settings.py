@@ -1,0 +1,89 @@
+"""What a GRPO run may be told. No behaviour here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from doran.base.config import StrictModel
+from doran.train.advantage import Scale
+from doran.train.loop import LoopSettings
+from doran.train.losses.policy import Aggregation
+from doran.train.schedule import ScheduleName
+
+
+class StopRule(StrictModel):
+    """End the run early once a logged metric has been at or above a value for some steps running."""
+
+    metric: str = Field(description="a name from metrics.jsonl, e.g. reward or rewards/accuracy/mean")
+    at_least: float = Field(description="the value to reach")
+    for_steps: int = Field(5, ge=1, description="how many steps in a row")
+
+    @field_validator("metric")
+    @classmethod
+    def _no_clock(cls, metric: str) -> str:
+        if metric.startswith("time/") or metric in ("step_time", "tokens_per_second"):
+            raise ValueError("a rule on time would make two runs of one seed differ")
+        return metric
+
+
+class GrpoSettings(LoopSettings):
+    """`doran rl`: rollout, reward shaping, objective, update."""
+
+    steps: int = Field(100, ge=1, description="rollouts, each with its update")
+    lr: float = Field(1e-4, gt=0, description="peak rate; 1e-4 suits a few million parameters, 1e-6 a few billion")
+    schedule: ScheduleName = Field("constant", description="wsd, cosine or constant")
+    warmup_steps: int = Field(5, ge=0, description="linear warm-up from 0")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    # rollout
+    prompts_per_step: int = Field(16, ge=1, description="different prompts a step")
+    group_size: int = Field(16, ge=2, description="completions of each prompt (R1: 16)")
+    max_new_tokens: int = Field(256, ge=1, description="longest completion, stop token included")
+    temperature: float = Field(1.0, gt=0, description="sampling temperature; logprobs are taken at the same one")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="nucleus sampling; below 1 the logprobs no longer describe the sampler"
+    )
+    max_batch: int = Field(256, ge=1, description="completions decoded together")
+    rollout_bf16: bool = Field(True, description="sample with a bfloat16 copy of the weights: faster, but larger gap/*")
+    # rewards and advantages
+    scale_rewards: Scale = Field("group", description="divide by the std of the group, of the batch, or none (Dr.GRPO)")
+    drop_zero_variance: bool = Field(
+        True, description="leave groups with one and the same reward out of the update (DAPO)"
+    )
+    max_refills: int = Field(
+        0, ge=0, description="how often to draw new prompts for dropped groups (DAPO dynamic sampling)"
+    )
+    overlong_cache: int = Field(
+        0, ge=0, description="tokens before max_new_tokens over which a penalty fades in to -1 (DAPO); 0: none"
+    )
+    mask_truncated: bool = Field(
+        False, description="completions cut at max_new_tokens count in the group but not in the loss"
+    )
+    # objective
+    aggregation: Aggregation = Field("token", description="sequence (GRPO), token (DAPO) or constant (Dr.GRPO)")
+    clip_low: float = Field(0.2, ge=0, description="ratio is clipped below 1 - clip_low")
+    clip_high: float = Field(0.28, ge=0, description="ratio is clipped above 1 + clip_high")
+    ratio: Literal["token", "sequence"] = Field(
+        "token", description="importance ratio per token, or per sequence (GSPO)"
+    )
+    beta: float = Field(0.0, ge=0, description="weight of the k3 KL to the reference; 0 keeps no reference")
+    unbiased_kl: bool = Field(False, description="multiply the KL by the ratio (DeepSeek-V3.2)")
+    reference_refresh_steps: int | None = Field(
+        None, ge=1, description="make the policy the reference every so many steps (R1: 400)"
+    )
+    tis_cap: float | None = Field(
+        2.0, gt=0, description="tokens weigh min(pi_trainer / pi_rollout, tis_cap): corrects the gap of the two (TIS)"
+    )
+    # update
+    minibatches: int = Field(1, ge=1, description="optimizer steps a rollout is split into")
+    update_epochs: int = Field(1, ge=1, description="passes over a rollout")
+    tokens_per_micro_batch: int = Field(16384, ge=1, description="packed tokens in memory at once")
+    mtp_lambda: float = Field(
+        0.0, ge=0, description="train the MTP module (alone) on the policy's completions; 0 freezes it"
+    )
+    router_bias_gamma: float = Field(0.0, ge=0, description="step of the router bias; 0 freezes it")
+    balance_alpha: float = Field(0.0, ge=0, description="weight of the sequence-wise balance loss")
+    # run
+    stop_when: StopRule | None = Field(None, description="end early when a metric is high enough")
+    samples_per_step: int = Field(4, ge=0, description="completions written to samples.jsonl a step")
