@@ -37,7 +37,12 @@ def tie(fast, slow, inputs: list[Tensor], dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("width", [16, 33, 128])
 def test_rms_norm(dtype: torch.dtype, width: int) -> None:
     x = torch.randn(37, width).to(dtype)
-    tie(lambda x, w: ops.rms_norm(x, w, 1e-6), lambda x, w: reference.rms_norm(x, w, 1e-6), [x, torch.randn(width)], dtype)
+    tie(
+        lambda x, w: ops.rms_norm(x, w, 1e-6),
+        lambda x, w: reference.rms_norm(x, w, 1e-6),
+        [x, torch.randn(width)],
+        dtype,
+    )
 
 
 @needs_native
@@ -45,14 +50,24 @@ def test_rms_norm(dtype: torch.dtype, width: int) -> None:
 def test_rope_on_a_strided_view(dtype: torch.dtype) -> None:
     x = torch.randn(11, 3, 24).to(dtype)
     angle = torch.randn(11, 4)
-    tie(lambda x: ops.rope(x[..., 16:], angle.cos(), angle.sin()), lambda x: reference.rope(x[..., 16:], angle.cos(), angle.sin()), [x], dtype)
+    tie(
+        lambda x: ops.rope(x[..., 16:], angle.cos(), angle.sin()),
+        lambda x: reference.rope(x[..., 16:], angle.cos(), angle.sin()),
+        [x],
+        dtype,
+    )
 
 
 @needs_native
 @DTYPES
 def test_swiglu(dtype: torch.dtype) -> None:
     tie(ops.swiglu, reference.swiglu, [(torch.randn(19, 70) * 3).to(dtype)], dtype)
-    tie(ops.swiglu_pair, reference.swiglu_pair, [(torch.randn(19, 35) * 3).to(dtype), torch.randn(19, 35).to(dtype)], dtype)
+    tie(
+        ops.swiglu_pair,
+        reference.swiglu_pair,
+        [(torch.randn(19, 35) * 3).to(dtype), torch.randn(19, 35).to(dtype)],
+        dtype,
+    )
 
 
 @needs_native
@@ -62,9 +77,19 @@ def test_expert_gather_and_combine(dtype: torch.dtype) -> None:
     order = torch.randperm(tokens * k)
     inverse = order.argsort()
     x, weight = torch.randn(tokens, 20).to(dtype), torch.rand(tokens, k)
-    tie(lambda x: ops.expert_gather(x, order, inverse, k), lambda x: reference.expert_gather(x, order, inverse, k), [x], dtype)
+    tie(
+        lambda x: ops.expert_gather(x, order, inverse, k),
+        lambda x: reference.expert_gather(x, order, inverse, k),
+        [x],
+        dtype,
+    )
     y = torch.randn(tokens * k, 20).to(dtype)
-    tie(lambda y, w: ops.expert_combine(y, inverse, w), lambda y, w: reference.expert_combine(y, inverse, w), [y, weight], dtype)
+    tie(
+        lambda y, w: ops.expert_combine(y, inverse, w),
+        lambda y, w: reference.expert_combine(y, inverse, w),
+        [y, weight],
+        dtype,
+    )
 
 
 @needs_native
@@ -73,7 +98,12 @@ def test_expert_gather_and_combine(dtype: torch.dtype) -> None:
 def test_token_logprobs(dtype: torch.dtype, temperature: float) -> None:
     logits, target = (torch.randn(29, 77) * 4).to(dtype), torch.randint(0, 77, (29,))
     target[3] = -100
-    tie(lambda z: ops.token_logprobs(z, target, temperature), lambda z: reference.token_logprobs(z, target, temperature), [logits], dtype)
+    tie(
+        lambda z: ops.token_logprobs(z, target, temperature),
+        lambda z: reference.token_logprobs(z, target, temperature),
+        [logits],
+        dtype,
+    )
 
 
 @needs_native
@@ -83,7 +113,13 @@ def test_packed_attention(dtype: torch.dtype, heads: int, groups: int, d2: int) 
     lens = [1, 17, 5, 40, 3]
     cu = torch.tensor([0, *torch.tensor(lens).cumsum(0).tolist()])
     t = sum(lens)
-    inputs = [torch.randn(t, heads, 12), torch.randn(t, heads, d2), torch.randn(t, groups, 12), torch.randn(t, d2), torch.randn(t, groups, 20)]
+    inputs = [
+        torch.randn(t, heads, 12),
+        torch.randn(t, heads, d2),
+        torch.randn(t, groups, 12),
+        torch.randn(t, d2),
+        torch.randn(t, groups, 20),
+    ]
     inputs = [x.to(dtype) for x in inputs]
     tie(lambda *x: ops.packed_attention(*x, cu, 0.2), lambda *x: reference.packed_attention(*x, cu, 0.2), inputs, dtype)
 
@@ -99,7 +135,13 @@ def test_mla_decode(dtype: torch.dtype) -> None:
 
 @needs_native
 def test_attention_does_not_depend_on_the_number_of_threads() -> None:
-    inputs = [torch.randn(60, 2, 8), torch.randn(60, 2, 4), torch.randn(60, 2, 8), torch.randn(60, 4), torch.randn(60, 2, 8)]
+    inputs = [
+        torch.randn(60, 2, 8),
+        torch.randn(60, 2, 4),
+        torch.randn(60, 2, 8),
+        torch.randn(60, 4),
+        torch.randn(60, 2, 8),
+    ]
     cu = torch.tensor([0, 20, 45, 60])
     threads = torch.get_num_threads()
     outs = []

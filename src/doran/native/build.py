@@ -20,7 +20,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCES = ("attention.cpp", "pointwise.cpp")
-FLAGS = ("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-march=native",
+    "-fopenmp",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+)
 
 
 def cache_dir() -> Path:
@@ -53,7 +62,9 @@ def library() -> ctypes.CDLL | None:
     try:
         return ctypes.CDLL(str(build()))
     except (OSError, RuntimeError) as error:
-        print(f"doran: native kernels not available ({error}); torch runs instead, several times slower", file=sys.stderr)
+        print(
+            f"doran: native kernels not available ({error}); torch runs instead, several times slower", file=sys.stderr
+        )
         return None
 
 

@@ -21,7 +21,11 @@ SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 def usable(*tensors: Tensor) -> bool:
     """True where the native kernels can take these tensors: loaded, on the CPU, one supported dtype."""
     first = tensors[0]
-    return library() is not None and all(t.device.type == "cpu" and t.dtype == first.dtype for t in tensors) and first.dtype in SUFFIX
+    return (
+        library() is not None
+        and all(t.device.type == "cpu" and t.dtype == first.dtype for t in tensors)
+        and first.dtype in SUFFIX
+    )
 
 
 def call(name: str, dtype: torch.dtype, *args: Tensor | int | float | None) -> None:
@@ -213,7 +217,19 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, gl: Tensor, ge: Tensor) -> tuple[Tensor, None, None]:
         logits, target, lse, entropy = ctx.saved_tensors
         grad = torch.empty_like(logits)
-        call("cross_entropy_backward", logits.dtype, logits, target, ctx.temperature, lse, entropy, gl.contiguous(), ge.contiguous(), grad, *logits.shape)
+        call(
+            "cross_entropy_backward",
+            logits.dtype,
+            logits,
+            target,
+            ctx.temperature,
+            lse,
+            entropy,
+            gl.contiguous(),
+            ge.contiguous(),
+            grad,
+            *logits.shape,
+        )
         return grad, None, None
 
 
@@ -227,10 +243,27 @@ def token_logprobs(logits_NV: Tensor, target_N: Tensor, temperature: float = 1.0
 class _PackedAttention(torch.autograd.Function):
     @staticmethod
     def views(q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, v: Tensor) -> tuple[Tensor | int, ...]:
-        return (q1, q1.stride(0), q1.stride(1), q2, q2.stride(0), q2.stride(1), k1, k1.stride(0), k1.stride(1), k2, k2.stride(0), v, v.stride(0), v.stride(1))
+        return (
+            q1,
+            q1.stride(0),
+            q1.stride(1),
+            q2,
+            q2.stride(0),
+            q2.stride(1),
+            k1,
+            k1.stride(0),
+            k1.stride(1),
+            k2,
+            k2.stride(0),
+            v,
+            v.stride(0),
+            v.stride(1),
+        )
 
     @staticmethod
-    def forward(ctx: Any, q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, v: Tensor, cu: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, v: Tensor, cu: Tensor, scale: float
+    ) -> Tensor:
         q1, q2, k1, k2, v = (inner_contiguous(x) for x in (q1, q2, k1, k2, v))
         (t, h, d1), d2, g, dv = q1.shape, q2.shape[-1], k1.shape[1], v.shape[-1]
         out, lse = torch.empty((t, h, dv), dtype=q1.dtype), torch.empty((t, h))
@@ -243,23 +276,51 @@ class _PackedAttention(torch.autograd.Function):
     def backward(ctx: Any, gout: Tensor) -> tuple[Tensor | None, ...]:
         q1, q2, k1, k2, v, out, lse, cu = ctx.saved_tensors
         grads = [torch.empty(x.shape, dtype=x.dtype) for x in (q1, q2, k1, k2, v)]
-        call("attention_backward", q1.dtype, gout.contiguous(), *_PackedAttention.views(q1, q2, k1, k2, v), out, lse, *grads, cu, *ctx.sizes)
+        call(
+            "attention_backward",
+            q1.dtype,
+            gout.contiguous(),
+            *_PackedAttention.views(q1, q2, k1, k2, v),
+            out,
+            lse,
+            *grads,
+            cu,
+            *ctx.sizes,
+        )
         return (*grads, None, None)
 
 
-def packed_attention(q1_THA: Tensor, q2_THB: Tensor, k1_TGA: Tensor, k2_TB: Tensor, v_TGV: Tensor, cu_seqlens: Tensor, scale: float) -> Tensor:
+def packed_attention(
+    q1_THA: Tensor, q2_THB: Tensor, k1_TGA: Tensor, k2_TB: Tensor, v_TGV: Tensor, cu_seqlens: Tensor, scale: float
+) -> Tensor:
     """Causal attention within each packed sequence; cu_seqlens is int64 (num_seqs + 1,) and covers all T tokens."""
     if usable(q1_THA, q2_THB, k1_TGA, k2_TB, v_TGV):
         return _PackedAttention.apply(q1_THA, q2_THB, k1_TGA, k2_TB, v_TGV, cu_seqlens, float(scale))
     return reference.packed_attention(q1_THA, q2_THB, k1_TGA, k2_TB, v_TGV, cu_seqlens, scale)
 
 
-def mla_decode(q_NHW: Tensor, cache_SLW: Tensor, slots_N: Tensor, lens_N: Tensor, kv_lora_rank: int, scale: float) -> Tensor:
+def mla_decode(
+    q_NHW: Tensor, cache_SLW: Tensor, slots_N: Tensor, lens_N: Tensor, kv_lora_rank: int, scale: float
+) -> Tensor:
     """One decode step of absorbed MLA over a slot cache (num_slots, capacity, kv_lora_rank + rope): (N, H, kv_lora_rank). No gradient."""
     if usable(q_NHW, cache_SLW):
         q = q_NHW.contiguous()
         n, h, width = q.shape
         out = torch.empty((n, h, kv_lora_rank), dtype=q.dtype)
-        call("mla_decode", q.dtype, q, cache_SLW, cache_SLW.stride(0), slots_N, lens_N, out, n, h, kv_lora_rank, width - kv_lora_rank, float(scale))
+        call(
+            "mla_decode",
+            q.dtype,
+            q,
+            cache_SLW,
+            cache_SLW.stride(0),
+            slots_N,
+            lens_N,
+            out,
+            n,
+            h,
+            kv_lora_rank,
+            width - kv_lora_rank,
+            float(scale),
+        )
         return out
     return reference.mla_decode(q_NHW, cache_SLW, slots_N, lens_N, kv_lora_rank, scale)

@@ -52,7 +52,9 @@ def token_logprobs(logits_NV: Tensor, target_N: Tensor, temperature: float = 1.0
     return torch.where(target_N >= 0, chosen, 0.0), -(logprobs.exp() * logprobs).sum(-1)
 
 
-def packed_attention(q1_THA: Tensor, q2_THB: Tensor, k1_TGA: Tensor, k2_TB: Tensor, v_TGV: Tensor, cu_seqlens: Tensor, scale: float) -> Tensor:
+def packed_attention(
+    q1_THA: Tensor, q2_THB: Tensor, k1_TGA: Tensor, k2_TB: Tensor, v_TGV: Tensor, cu_seqlens: Tensor, scale: float
+) -> Tensor:
     """Causal attention inside each sequence: scores q1.k1 + q2.k2, k2 shared by all heads; B may be 0 (plain GQA)."""
     heads, groups = q1_THA.shape[1], k1_TGA.shape[1]
     out = []
@@ -67,7 +69,9 @@ def packed_attention(q1_THA: Tensor, q2_THB: Tensor, k1_TGA: Tensor, k2_TB: Tens
     return torch.cat(out).to(q1_THA.dtype)
 
 
-def mla_decode(q_NHW: Tensor, cache_SLW: Tensor, slots_N: Tensor, lens_N: Tensor, kv_lora_rank: int, scale: float) -> Tensor:
+def mla_decode(
+    q_NHW: Tensor, cache_SLW: Tensor, slots_N: Tensor, lens_N: Tensor, kv_lora_rank: int, scale: float
+) -> Tensor:
     """Absorbed MLA for one new token a row: attend over cache[slot, :len]; values are the first kv_lora_rank columns. (N, H, C)."""
     longest = int(lens_N.max())
     rows = cache_SLW[slots_N, :longest].float()

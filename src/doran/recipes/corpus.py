@@ -15,50 +15,68 @@ from doran.data.packing import Pack
 from doran.evals.run import plain_style
 from doran.recipes.recipe import Corpus
 from doran.tasks.arithmetic import solution_steps
-from doran.tasks.search import WORDS, checks, number_facts, openings, readable, readable_steps, transcript, worked
+from doran.tasks.search import (
+    WORDS,
+    Segment,
+    checks,
+    number_facts,
+    openings,
+    readable,
+    readable_steps,
+    repeats,
+    transcript,
+    worked,
+)
 from doran.tasks.task import Item, Task
 from doran.text.parse import split_thought
 from doran.text.tokenizer import Tokenizer
 from doran.train.batch import pack
 
-KINDS = ("searches", "facts", "checks", "openings", "arithmetic", "word_problems")
+KINDS = ("searches", "facts", "checks", "openings", "repeats", "arithmetic", "word_problems")
 
 
 class CorpusWriter:
     """Writes pretraining documents. `pool`: items made ahead for each task, drawn from at random."""
 
-    def __init__(self, tasks: dict[str, Task], corpus: Corpus, seed: int, pool: int = 8000) -> None:
+    def __init__(self, tasks: dict[str, Task], corpus: Corpus, seed: int, pool: int = 6000) -> None:
         self.corpus, self.seed = corpus, seed
         self.weights = [getattr(corpus, kind) for kind in KINDS]
         countdown: Any = tasks["countdown"]
         self.max_number = countdown.config.max_number
         self.items = {
-            name: tasks[name].generate("train", pool, seed_for("corpus", seed, name) % 2**31)
+            name: tasks[name].generate(
+                "train", pool if name == "countdown" else pool // 3, seed_for("corpus", seed, name) % 2**31
+            )
             for name in ("countdown", "arithmetic", "word_problems")
         }
 
-    def document(self, rng: random.Random) -> tuple[str, str]:
-        """(question, completion); for a line of equations the question is empty."""
+    def document(self, rng: random.Random) -> tuple[str, list[Segment]]:
+        """(question, completion in segments); a document that is no dialogue has an empty question."""
         kind = rng.choices(KINDS, self.weights)[0]
+        most = self.corpus.search.max_value
         if kind == "facts":
-            return "", number_facts(rng, self.max_number, self.corpus.search.max_value)
-        if kind in ("searches", "checks", "openings"):
-            item = rng.choice(self.items["countdown"])
-            nums, target, most = item.meta["nums"], item.meta["target"], self.corpus.search.max_value
-            if kind == "checks":
-                return item.prompt, checks(rng, target, item.language, most)
-            if kind == "openings":
-                return item.prompt, openings(rng, nums, item.language, most)
-            return item.prompt, transcript(rng, nums, target, item.language, self.corpus.search)[0]
-        item = rng.choice(self.items[kind])
-        return item.prompt, f"<think>{worked(solution_steps(item), item.language, in_words=False)}</think>{item.answer}"
+            return "", number_facts(rng, self.max_number, most)
+        if kind == "repeats":
+            return "", repeats(rng, most)
+        if kind in ("arithmetic", "word_problems"):
+            item = rng.choice(self.items[kind])
+            return item.prompt, [
+                (f"<think>{worked(solution_steps(item), item.language, in_words=False)}</think>{item.answer}", True)
+            ]
+        item = rng.choice(self.items["countdown"])
+        nums, target = item.meta["nums"], item.meta["target"]
+        if kind == "checks":
+            return item.prompt, checks(rng, target, item.language, most)
+        if kind == "openings":
+            return item.prompt, [(openings(rng, nums, item.language, most), True)]
+        return item.prompt, [(transcript(rng, nums, target, item.language, self.corpus.search)[0], True)]
 
     def texts(self, n: int) -> Iterator[str]:
         """`n` documents as plain text, with the words that later stages use: what the tokenizer learns from."""
         rng = python_rng("tokenizer corpus", self.seed)
         for index in range(n):
-            question, completion = self.document(rng)
-            thought, answer, _ = split_thought(completion)
+            question, segments = self.document(rng)
+            thought, answer, _ = split_thought("".join(text for text, _ in segments))
             yield f"User: {question}\nAssistant: " if question else ""
             yield thought
             yield answer
@@ -69,25 +87,33 @@ class CorpusWriter:
                 yield worked(solution_steps(item), item.language, in_words=True)
 
 
-def encode_document(tokenizer: Tokenizer, question: str, completion: str) -> list[int]:
-    """Ids of one document: the plain dialogue prefix as R1-Zero will see it, the completion with its tags, the end token."""
+def encode_document(tokenizer: Tokenizer, question: str, segments: list[Segment]) -> tuple[list[int], list[bool]]:
+    """(ids, loss mask): the plain dialogue prefix as R1-Zero will see it, which bears no loss, the completion, the end token."""
     assert tokenizer.eos_id is not None
-    start = plain_style(tokenizer, question) if question else ([] if tokenizer.bos_id is None else [tokenizer.bos_id])
-    return [*start, *tokenizer.encode(completion, specials=True), tokenizer.eos_id]
+    ids = plain_style(tokenizer, question) if question else ([] if tokenizer.bos_id is None else [tokenizer.bos_id])
+    mask = [False] * len(ids)
+    for (
+        text,
+        learn,
+    ) in segments:  # the tokenizer never joins a number with what surrounds it, so segments may be encoded apart
+        piece = tokenizer.encode(text, specials=True)
+        ids += piece
+        mask += [learn] * len(piece)
+    return [*ids, tokenizer.eos_id], [*mask, True]
 
 
 def packs(writer: CorpusWriter, tokenizer: Tokenizer, tokens: int, first: int) -> Iterator[Pack]:
-    """Micro-batches number `first`, `first` + 1, ... of about `tokens` tokens, every token a target."""
+    """Micro-batches number `first`, `first` + 1, ... of about `tokens` tokens."""
     index = first
     while True:
         rng = python_rng("corpus", writer.seed, index)
-        documents: list[list[int]] = []
+        documents: list[tuple[list[int], list[bool]]] = []
         room = tokens
         while room > 0:
             documents.append(encode_document(tokenizer, *writer.document(rng)))
-            room -= len(documents[-1]) - 1
-        documents.sort(key=len)
-        yield pack([(ids, [True] * len(ids)) for ids in documents])
+            room -= len(documents[-1][0]) - 1
+        documents.sort(key=lambda d: len(d[0]))
+        yield pack(documents)
         index += 1
 
 

@@ -35,7 +35,9 @@ def run_recipe(recipe: Recipe, runs_dir: Path, *, redo: bool = False, say: Say =
     set_threads(recipe.threads)
     run_dir = runs_dir / recipe.name
     run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomic(run_dir / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    write_atomic(
+        run_dir / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    )
     point_latest(runs_dir, recipe.name)
     ctx = Context(recipe, run_dir)
     prints: dict[str, str] = {}
@@ -81,7 +83,8 @@ def ready(folder: Path, print_: str, redo: bool) -> bool:
     if marker.exists() and read_json(marker)["fingerprint"] != print_:
         if not redo:
             raise ConfigError(
-                f"{folder} was made with other settings", hint="give the recipe another name, or add --redo to discard and make it again"
+                f"{folder} was made with other settings",
+                hint="give the recipe another name, or add --redo to discard and make it again",
             )
         clear(folder)
     return (folder / "done.json").exists()

@@ -69,7 +69,10 @@ def drawing(pool: dict[str, list[Question]], shares: dict[str, float]) -> Draw:
 
 
 def _accuracy(questions: list[Any], texts: list[str], completions: list[Completion]) -> list[float]:
-    return [0.0 if c.finish_reason == "length" else q.task.score(q.item, t).reward for q, t, c in zip(questions, texts, completions, strict=True)]
+    return [
+        0.0 if c.finish_reason == "length" else q.task.score(q.item, t).reward
+        for q, t, c in zip(questions, texts, completions, strict=True)
+    ]
 
 
 def _format(questions: list[Any], texts: list[str], completions: list[Completion]) -> list[float]:

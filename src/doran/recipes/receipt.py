@@ -24,7 +24,11 @@ def write_receipt(folder: Path, stage: str, seconds: float, seed: int, notes: di
         "steps": rows[-1]["step"] if rows else None,
         "tokens": sum(int(r.get("tokens", 0)) for r in rows) or None,
         "mfu": _mean([r["mfu"] for r in rows if "mfu" in r]),
-        "seconds_by_phase": {k: round(sum(float(r[k]) for r in rows if k in r), 2) for k in ("time/sample", "time/score", "time/update") if rows and k in rows[-1]},
+        "seconds_by_phase": {
+            k: round(sum(float(r[k]) for r in rows if k in r), 2)
+            for k in ("time/sample", "time/score", "time/update")
+            if rows and k in rows[-1]
+        },
         "parameters": _parameters(weights),
         "peak_memory_bytes": peak_rss(),
         "seed": seed,

@@ -31,6 +31,7 @@ class Corpus(StrictModel):
     facts: float = Field(0.15, ge=0, description="share of lines of equations")
     checks: float = Field(0.12, ge=0, description="share of drills in telling a hit from a miss")
     openings: float = Field(0.03, ge=0, description="share of drills in using the question's numbers")
+    repeats: float = Field(0.05, ge=0, description="share of lists said several times")
     arithmetic: float = Field(0.1, ge=0, description="share of worked arithmetic questions")
     word_problems: float = Field(0.1, ge=0, description="share of worked word problems")
     search: SearchStyle = SearchStyle()
@@ -78,7 +79,9 @@ class EvalStage(StrictModel):
 
     items: int = Field(200, ge=1, description="held-out questions per task, half in each language")
     samples: int = Field(4, ge=1, description="completions per question (k)")
-    cons_items: int = Field(0, ge=0, description="questions of the extra run with 16 completions, for cons@16 and pass@16")
+    cons_items: int = Field(
+        0, ge=0, description="questions of the extra run with 16 completions, for cons@16 and pass@16"
+    )
     temperature: float = Field(0.6, ge=0)
     max_new_tokens: int = Field(400, ge=1)
 
@@ -89,8 +92,12 @@ class Recipe(StrictModel):
     name: str
     description: str = ""
     seed: int = Field(0, ge=0)
-    threads: int = Field(2, ge=1, description="CPU threads; results are the same for the same number on the same machine")
-    tasks: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings of each task, as `doran eval --task` takes them")
+    threads: int = Field(
+        2, ge=1, description="CPU threads; results are the same for the same number on the same machine"
+    )
+    tasks: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="settings of each task, as `doran eval --task` takes them"
+    )
     tokenizer: TokenizerStage = TokenizerStage()
     base: BaseStage
     zero: RlStage
@@ -113,6 +120,10 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     return build(Recipe, apply_overrides(load_yaml(path), overrides or []), where=str(path))
 
 
-def model_config(keys: dict[str, Any], vocab_size: int, bos: int | None, eos: int | None, pad: int | None) -> ModelConfig:
+def model_config(
+    keys: dict[str, Any], vocab_size: int, bos: int | None, eos: int | None, pad: int | None
+) -> ModelConfig:
     """A ModelConfig from a recipe's `model` keys and the tokenizer's facts."""
-    return ModelConfig.from_hf({**keys, "vocab_size": vocab_size, "bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad})
+    return ModelConfig.from_hf(
+        {**keys, "vocab_size": vocab_size, "bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
+    )

@@ -30,22 +30,42 @@ def write_run_report(ctx: Context, path: Path) -> None:
         "subtitle": ctx.recipe.description,
         "headline": headline(results, receipts),
         "tables": tables(results),
-        "curves": {name: curve(ctx.folders[name]) for name in receipts if (ctx.folders[name] / "metrics.jsonl").exists()},
-        "comparisons": [{"title": "RL on the student base against the teacher's R1-Zero", "metric": "eval/pass@1", "stages": {"R1-Zero": "zero", "student, RL": "student_rl"}}],
-        "stages": [{"name": n, "seconds": r["seconds"], "tokens": r["tokens"], "parameters": r["parameters"], "steps": r["steps"]} for n, r in receipts.items()],
+        "curves": {
+            name: curve(ctx.folders[name]) for name in receipts if (ctx.folders[name] / "metrics.jsonl").exists()
+        },
+        "comparisons": [
+            {
+                "title": "RL on the student base against the teacher's R1-Zero",
+                "metric": "eval/pass@1",
+                "stages": {"R1-Zero": "zero", "student, RL": "student_rl"},
+            }
+        ],
+        "stages": [
+            {
+                "name": n,
+                "seconds": r["seconds"],
+                "tokens": r["tokens"],
+                "parameters": r["parameters"],
+                "steps": r["steps"],
+            }
+            for n, r in receipts.items()
+        ],
         "samples": samples(results),
         "recipe": yaml.safe_dump(ctx.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         "command": f"doran run recipes/{ctx.recipe.name}.yaml seed={ctx.recipe.seed}",
         "machine": {k: v for k, v in machine().items() if isinstance(v, (str, int, float))},
     }
     write_report(path, data)
-    path.with_suffix(".json").write_text(json.dumps(summary(results, receipts), ensure_ascii=False, indent=1), encoding="utf-8")
+    path.with_suffix(".json").write_text(
+        json.dumps(summary(results, receipts), ensure_ascii=False, indent=1), encoding="utf-8"
+    )
 
 
 def load_results(folder: Path) -> dict[str, dict[str, EvalResult]]:
     """label -> task -> result."""
     return {
-        label: {f.stem: EvalResult.load(f) for f in sorted(result_file(folder, label, "x").parent.glob("*.json"))} for label in EVALUATED
+        label: {f.stem: EvalResult.load(f) for f in sorted(result_file(folder, label, "x").parent.glob("*.json"))}
+        for label in EVALUATED
     }
 
 
@@ -70,7 +90,13 @@ def tables(results: dict[str, dict[str, EvalResult]]) -> list[dict[str, Any]]:
         s = by_task["countdown"].summary()
         gap = by_task["countdown"].language_gap("en", "ko")
         metric = lambda name: s["all"].get(name)  # noqa: E731
-        full.append([label, *(None if metric(n) is None else cell(metric(n), n != "mean_length") for n in names), cell(Interval(gap.value, gap.low, gap.high))])
+        full.append(
+            [
+                label,
+                *(None if metric(n) is None else cell(metric(n), n != "mean_length") for n in names),
+                cell(Interval(gap.value, gap.low, gap.high)),
+            ]
+        )
     per_task = [
         [label, TASKS[task], *(cell(by_task[task].summary()[lang]["pass@1"]) for lang in ("all", "en", "ko")), cell(by_task[task].summary()["all"]["mean_length"], False)]
         for label, by_task in results.items() if label in FULLY for task in TASKS if task in by_task
@@ -85,13 +111,18 @@ def tables(results: dict[str, dict[str, EvalResult]]) -> list[dict[str, Any]]:
         {"title": "Every task", "columns": ["model", "task", "pass@1", "English", "Korean", "mean tokens"], "rows": per_task},
     ]  # fmt: skip
     if votes:
-        out.append({"title": "Sixteen samples a question", "columns": ["model", "pass@1", "cons@16", "pass@16"], "rows": votes})
+        out.append(
+            {"title": "Sixteen samples a question", "columns": ["model", "pass@1", "cons@16", "pass@16"], "rows": votes}
+        )
     return out
 
 
 def curve(folder: Path) -> list[tuple[int, dict[str, float]]]:
     """A stage's metrics by step."""
-    return [(int(r["step"]), {k: float(v) for k, v in r.items() if isinstance(v, (int, float)) and k != "step"}) for r in read_metrics(folder / "metrics.jsonl")]
+    return [
+        (int(r["step"]), {k: float(v) for k, v in r.items() if isinstance(v, (int, float)) and k != "step"})
+        for r in read_metrics(folder / "metrics.jsonl")
+    ]
 
 
 def samples(results: dict[str, dict[str, EvalResult]]) -> list[dict[str, Any]]:
@@ -110,7 +141,10 @@ def samples(results: dict[str, dict[str, EvalResult]]) -> list[dict[str, Any]]:
 def summary(results: dict[str, dict[str, EvalResult]], receipts: dict[str, Any]) -> dict[str, Any]:
     """The numbers alone, for scripts."""
     totals = {
-        label: {task: {group: {m: i.to_dict() for m, i in metrics.items()} for group, metrics in r.summary().items()} for task, r in by_task.items()}
+        label: {
+            task: {group: {m: i.to_dict() for m, i in metrics.items()} for group, metrics in r.summary().items()}
+            for task, r in by_task.items()
+        }
         for label, by_task in results.items()
     }
     return {"results": totals, "receipts": receipts}

@@ -21,7 +21,7 @@ from doran.recipes.questions import Question, opens
 from doran.recipes.recipe import Sampling
 from doran.tasks.format import format_reward
 from doran.tasks.language import dominant
-from doran.tasks.task import Task
+from doran.tasks.task import Languages, Task
 from doran.text.parse import split_thought
 from doran.text.tokenizer import Tokenizer
 from doran.train.sft import Sample
@@ -30,23 +30,47 @@ Row = dict[str, Any]
 
 
 def collect(
-    model: Any, tokenizer: Tokenizer, style: PromptStyle, tasks: dict[str, Task], settings: Sampling, seed: int, *, rewrite_by_rule: bool, max_batch: int = 512
+    model: Any,
+    tokenizer: Tokenizer,
+    style: PromptStyle,
+    tasks: dict[str, Task],
+    settings: Sampling,
+    seed: int,
+    *,
+    rewrite_by_rule: bool,
+    max_batch: int = 512,
+    language: Languages = "mixed",
 ) -> tuple[list[Row], dict[str, int]]:
     """Ask, judge, filter. Returns rows {task, language, messages} and counts (sampled, kept, and why others were dropped)."""
-    questions = [Question(item, tasks[name]) for name, n in settings.questions.items() for item in tasks[name].generate("train", n, seed)]
+    questions = [
+        Question(item, tasks[name])
+        for name, n in settings.questions.items()
+        for item in tasks[name].generate("train", n, seed, language)
+    ]
     params = [
-        SamplingParams(settings.max_new_tokens, temperature=settings.temperature, seed=seed_for(seed, i) % 2**62, stop_token_ids=tuple(tokenizer.stop_ids))
+        SamplingParams(
+            settings.max_new_tokens,
+            temperature=settings.temperature,
+            seed=seed_for(seed, i) % 2**62,
+            stop_token_ids=tuple(tokenizer.stop_ids),
+        )
         for i in range(len(questions))
     ]
     prompts = [style(tokenizer, q.prompt) for q in questions]
     opened = opens(tokenizer, style)
-    counts = dict.fromkeys(("sampled", "kept", "cut off", "malformed", "wrong", "other language", "not readable", "general"), 0)
+    counts = dict.fromkeys(
+        ("sampled", "kept", "cut off", "malformed", "wrong", "other language", "not readable", "general"), 0
+    )
     rows: list[Row] = []
-    for question, completions in zip(questions, Engine(model, max_batch=max_batch).generate(prompts, params, n=settings.samples), strict=True):
+    for question, completions in zip(
+        questions, Engine(model, max_batch=max_batch).generate(prompts, params, n=settings.samples), strict=True
+    ):
         good: set[str] = set()
         for completion in completions:
             counts["sampled"] += 1
-            text, why = judge(question, completion_text(tokenizer, completion, opened), completion.finish_reason, rewrite_by_rule)
+            text, why = judge(
+                question, completion_text(tokenizer, completion, opened), completion.finish_reason, rewrite_by_rule
+            )
             if text is None:
                 counts[why] += 1
             else:
@@ -79,7 +103,9 @@ def general_rows(tasks: dict[str, Task], n: int, seed: int, counts: dict[str, in
         return []
     items = tasks["general"].generate("train", n, seed)
     counts["general"] = len(items)
-    return [row(Question(item, tasks["general"]), f"<think>{item.meta['thought']}</think>{item.answer}") for item in items]
+    return [
+        row(Question(item, tasks["general"]), f"<think>{item.meta['thought']}</think>{item.answer}") for item in items
+    ]
 
 
 def row(question: Question, text: str) -> Row:

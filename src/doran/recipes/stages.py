@@ -1,7 +1,7 @@
 """R1's route in eleven stages, each one function of the context. What runs when, and resuming, is pipeline.py's business.
 
-    tokenizer -> base -> zero (GRPO on the base) -> cold_start (SFT on Zero's readable samples) -> rl (language reward added)
-    -> reject (samples of rl, SFT from the base again) -> rl_all (all tasks) -> student_base -> distill -> student_rl -> evaluate
+tokenizer -> base -> zero (GRPO on the base) -> cold_start (SFT on Zero's readable samples) -> rl (language reward added)
+-> reject (samples of rl, SFT from the base again) -> rl_all (all tasks) -> student_base -> distill -> student_rl -> evaluate
 """
 
 from __future__ import annotations
@@ -55,7 +55,14 @@ def pretrain(ctx: Context, settings: BaseStage) -> None:
     train = settings.train.model_copy(update={"seed": ctx.seed})
     writer = CorpusWriter(ctx.tasks, settings.corpus, ctx.seed)
     with ctx.progress(train.steps) as progress:
-        run_pretrain(model, lambda n: packs(writer, tok, train.tokens_per_batch, n), train, ctx.out_dir, progress, ctx.add_files("plain"))
+        run_pretrain(
+            model,
+            lambda n: packs(writer, tok, train.tokens_per_batch, n),
+            train,
+            ctx.out_dir,
+            progress,
+            ctx.add_files("plain"),
+        )
 
 
 def reinforce(ctx: Context, settings: RlStage, start: str, style: PromptStyle) -> None:
@@ -83,15 +90,31 @@ def watch(ctx: Context, settings: RlStage, model: object, style: PromptStyle) ->
     return look
 
 
-def fine_tune(ctx: Context, settings: SftStage, teacher: str, teacher_style: PromptStyle, start: str, rewrite_by_rule: bool = False) -> None:
+def fine_tune(
+    ctx: Context,
+    settings: SftStage,
+    teacher: str,
+    teacher_style: PromptStyle,
+    start: str,
+    rewrite_by_rule: bool = False,
+) -> None:
     """Collect samples of `teacher` (once; they are kept in samples.jsonl), then SFT the model that `start` left."""
     file = ctx.out_dir / "samples.jsonl"
     if not file.exists():
         rows, counts = sampling.collect(
-            ctx.model(teacher), ctx.tokenizer, teacher_style, ctx.tasks, settings.sampling, ctx.seed, rewrite_by_rule=rewrite_by_rule
+            ctx.model(teacher),
+            ctx.tokenizer,
+            teacher_style,
+            ctx.tasks,
+            settings.sampling,
+            ctx.seed,
+            rewrite_by_rule=rewrite_by_rule,
         )
         if not counts["kept"]:
-            raise DataError(f"{ctx.stage}: none of {counts['sampled']} samples of {teacher} passed the filters {counts}", hint="train that stage longer")
+            raise DataError(
+                f"{ctx.stage}: none of {counts['sampled']} samples of {teacher} passed the filters {counts}",
+                hint="train that stage longer",
+            )
         write_json(ctx.out_dir / "samples.counts.json", counts)
         sampling.save_rows(file, rows)
     samples = sampling.sft_samples(ctx.tokenizer, chat_style, sampling.load_rows(file))
@@ -127,17 +150,30 @@ def evaluate_all(ctx: Context) -> None:
                 if file.exists() or (name != "countdown" and label not in FULLY):
                     continue
                 items = paired(ctx, name, settings.items if name != "general" else min(60, settings.items))
-                evaluate(model, ctx.tokenizer, ctx.tasks[name], items, settings.samples, params, prompt_style=style, max_batch=512).save(file)
+                evaluate(
+                    model,
+                    ctx.tokenizer,
+                    ctx.tasks[name],
+                    items,
+                    settings.samples,
+                    params,
+                    prompt_style=style,
+                    max_batch=512,
+                ).save(file)
             file = result_file(ctx.out_dir, label, "countdown-16")
             if settings.cons_items and label in FULLY and not file.exists():
                 items = paired(ctx, "countdown", settings.cons_items)
-                evaluate(model, ctx.tokenizer, ctx.tasks["countdown"], items, 16, params, prompt_style=style, max_batch=512).save(file)
+                evaluate(
+                    model, ctx.tokenizer, ctx.tasks["countdown"], items, 16, params, prompt_style=style, max_batch=512
+                ).save(file)
             progress.update(number, model=label)
 
 
 def paired(ctx: Context, task: str, n: int) -> list:
     """n held-out questions, each asked in English and in Korean, so that the gap is measured on the same questions."""
-    both = [ctx.tasks[task].generate("test", n // 2, ctx.recipe.seed_of("held out"), language) for language in ("en", "ko")]
+    both = [
+        ctx.tasks[task].generate("test", n // 2, ctx.recipe.seed_of("held out"), language) for language in ("en", "ko")
+    ]
     return [*both[0], *both[1]]
 
 
@@ -150,12 +186,31 @@ STAGES = (
     Stage("tokenizer", (), tokenizer, ("tokenizer", "base.corpus", "tasks")),
     Stage("base", ("tokenizer",), lambda c: pretrain(c, c.recipe.base), ("base", "tasks")),
     Stage("zero", ("base",), lambda c: reinforce(c, c.recipe.zero, "base", plain_style), ("zero", "tasks")),
-    Stage("cold_start", ("base", "zero"), lambda c: fine_tune(c, c.recipe.cold_start, "zero", plain_style, "base", True), ("cold_start", "tasks")),
+    Stage(
+        "cold_start",
+        ("base", "zero"),
+        lambda c: fine_tune(c, c.recipe.cold_start, "zero", plain_style, "base", True),
+        ("cold_start", "tasks"),
+    ),
     Stage("rl", ("cold_start",), lambda c: reinforce(c, c.recipe.rl, "cold_start", chat_style), ("rl", "tasks")),
-    Stage("reject", ("base", "rl"), lambda c: fine_tune(c, c.recipe.reject, "rl", chat_style, "base"), ("reject", "tasks")),
+    Stage(
+        "reject", ("base", "rl"), lambda c: fine_tune(c, c.recipe.reject, "rl", chat_style, "base"), ("reject", "tasks")
+    ),
     Stage("rl_all", ("reject",), lambda c: reinforce(c, c.recipe.rl_all, "reject", chat_style), ("rl_all", "tasks")),
     Stage("student_base", ("tokenizer",), lambda c: pretrain(c, c.recipe.student_base), ("student_base", "tasks")),
-    Stage("distill", ("student_base", "rl_all"), lambda c: fine_tune(c, c.recipe.distill, "rl_all", chat_style, "student_base"), ("distill", "tasks")),
-    Stage("student_rl", ("student_base",), lambda c: reinforce(c, c.recipe.student_rl, "student_base", plain_style), ("student_rl", "tasks")),
-    Stage("evaluate", tuple(dict.fromkeys(stage for stage, _ in EVALUATED.values())), evaluate_all, ("evaluate", "tasks")),
+    Stage(
+        "distill",
+        ("student_base", "rl_all"),
+        lambda c: fine_tune(c, c.recipe.distill, "rl_all", chat_style, "student_base"),
+        ("distill", "tasks"),
+    ),
+    Stage(
+        "student_rl",
+        ("student_base",),
+        lambda c: reinforce(c, c.recipe.student_rl, "student_base", plain_style),
+        ("student_rl", "tasks"),
+    ),
+    Stage(
+        "evaluate", tuple(dict.fromkeys(stage for stage, _ in EVALUATED.values())), evaluate_all, ("evaluate", "tasks")
+    ),
 )

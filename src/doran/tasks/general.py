@@ -14,7 +14,19 @@ from doran.base.config import StrictModel
 from doran.base.rng import python_rng
 from doran.tasks.answer import answer_part
 from doran.tasks.korean import josa
-from doran.tasks.task import Item, Language, Languages, Score, Split, check_request, content_key, draw_items, languages, right, wrong
+from doran.tasks.task import (
+    Item,
+    Language,
+    Languages,
+    Score,
+    Split,
+    check_request,
+    content_key,
+    draw_items,
+    languages,
+    right,
+    wrong,
+)
 
 
 class GeneralConfig(StrictModel):
@@ -24,9 +36,18 @@ class GeneralConfig(StrictModel):
 
 
 SMALL_TALK = {  # kind: language -> (question, thought, answer)
-    "greeting": {"en": ("Hello!", "a greeting, greet back", "Hello!"), "ko": ("안녕하세요!", "인사이니 인사한다", "안녕하세요!")},
-    "thanks": {"en": ("Thank you.", "thanks, be polite", "You are welcome."), "ko": ("고맙습니다.", "감사에 답한다", "천만에요.")},
-    "name": {"en": ("What is your name?", "asked for my name", "I am doran."), "ko": ("이름이 무엇입니까?", "이름을 물었다", "도란입니다.")},
+    "greeting": {
+        "en": ("Hello!", "a greeting, greet back", "Hello!"),
+        "ko": ("안녕하세요!", "인사이니 인사한다", "안녕하세요!"),
+    },
+    "thanks": {
+        "en": ("Thank you.", "thanks, be polite", "You are welcome."),
+        "ko": ("고맙습니다.", "감사에 답한다", "천만에요."),
+    },
+    "name": {
+        "en": ("What is your name?", "asked for my name", "I am doran."),
+        "ko": ("이름이 무엇입니까?", "이름을 물었다", "도란입니다."),
+    },
 }
 
 

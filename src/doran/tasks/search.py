@@ -4,7 +4,7 @@ A thought opens branches ("try 3 * 7 = 21: 21 + 12 = 33, 21 - 12 = 9; ..."): a f
 its result and the third. `transcript` writes the imperfect, short searches a base model learns from: branches come in random
 order, most searches stop after one or two of them without an answer, some overlook a hit. Inside a branch the order is fixed, so
 that the only thing left to chance is which branch comes next, and the gradient is not spent on guessing it token by token.
-Checking is there to be learned (`checks` and `openings` drill its two halves: comparing with the target, copying the numbers);
+Checking is there to be learned (`checks`, `openings` and `repeats` drill it: comparing with the target, using the given numbers, copying);
 persistence is not: that is left to reinforcement learning. `readable` rewrites a correct thought by rule for the cold start.
 Not here: puzzles and the judge (countdown.py), and the prompt's wrapping.
 """
@@ -32,8 +32,24 @@ class SearchStyle(StrictModel):
 
 
 WORDS = {
-    "en": {"try": "try ", "hit": " yes", "stop": "give up", "first": "let me try ", "next": "next ", "no": "no", "yes": "yes"},
-    "ko": {"try": "시도 ", "hit": " 맞다", "stop": "포기", "first": "먼저 ", "next": "다음 ", "no": "아니다", "yes": "맞다"},
+    "en": {
+        "try": "try ",
+        "hit": " yes",
+        "stop": "give up",
+        "first": "let me try ",
+        "next": "next ",
+        "no": "no",
+        "yes": "yes",
+    },
+    "ko": {
+        "try": "시도 ",
+        "hit": " 맞다",
+        "stop": "포기",
+        "first": "먼저 ",
+        "next": "다음 ",
+        "no": "아니다",
+        "yes": "맞다",
+    },
 }
 
 
@@ -68,7 +84,9 @@ def branches(nums: Sequence[int], max_value: int) -> list[Branch]:
     return list(found)
 
 
-def transcript(rng: random.Random, nums: Sequence[int], target: int, language: Language, style: SearchStyle) -> tuple[str, bool]:
+def transcript(
+    rng: random.Random, nums: Sequence[int], target: int, language: Language, style: SearchStyle
+) -> tuple[str, bool]:
     """A completion `<think>...</think>answer` and whether its search ended in a noticed hit; without one the answer is wrong."""
     words, order = WORDS[language], branches(nums, style.max_value)
     rng.shuffle(order)
@@ -148,27 +166,34 @@ def _spaced(expression: str) -> str:
     return re.sub(r"\s*([-+*/])\s*", r" \1 ", expression)
 
 
-def number_facts(rng: random.Random, max_number: int, max_value: int) -> str:
-    """A line of 6 to 12 equations over the numbers that searches meet: two puzzle numbers, or a first result and a number."""
-    said = []
-    for _ in range(rng.randint(6, 12)):
+Segment = tuple[str, bool]
+"""A piece of a document and whether it is to be learned: numbers drawn at random teach nothing but noise."""
+
+
+def number_facts(rng: random.Random, max_number: int, max_value: int) -> list[Segment]:
+    """A line of 6 to 12 equations over the numbers that searches meet; only their results are to be learned."""
+    said: list[Segment] = []
+    for index in range(rng.randint(6, 12)):
         a, b = rng.randint(1, max_number), rng.randint(1, max_number)
         if rng.random() < 0.5:
             a = rng.choice(steps(a, rng.randint(1, max_number), max_value))[1]
         template, value = rng.choice(steps(a, b, max_value))
-        said.append(f"{template.format(a=a, b=b)} = {value}")
-    return ", ".join(said)
+        said += [(f"{', ' if index else ''}{template.format(a=a, b=b)} = ", False), (str(value), True)]
+    return said
 
 
-def checks(rng: random.Random, target: int, language: Language, max_value: int) -> str:
-    """A drill in telling a hit from a miss: "51 yes, 62, 49, 51 yes, 53", four in ten of them hits, some misses close."""
-    said = []
+def checks(rng: random.Random, target: int, language: Language, max_value: int) -> list[Segment]:
+    """A drill in telling a hit from a miss: "51 yes, 62, 49, 51 yes, 53"; only the verdicts are to be learned.
+
+    Four in ten are hits, and some misses are close.
+    """
+    said: list[Segment] = [("<think>", False)]
     for _ in range(rng.randint(5, 12)):
         near = rng.random() < 0.3
         value = max(1, target + rng.choice([-10, -2, -1, 1, 2, 10])) if near else rng.randint(1, max_value // 2)
         hit = rng.random() < 0.4 or value == target
-        said.append(f"{target}{WORDS[language]['hit']}" if hit else str(value))
-    return "<think>" + ", ".join(said)
+        said += [(str(target if hit else value), False), ((WORDS[language]["hit"] if hit else "") + ", ", True)]
+    return said
 
 
 def openings(rng: random.Random, nums: Sequence[int], language: Language, max_value: int) -> str:
@@ -176,3 +201,9 @@ def openings(rng: random.Random, nums: Sequence[int], language: Language, max_va
     order = branches(nums, max_value)
     rng.shuffle(order)
     return "<think>" + "; ".join(f"{WORDS[language]['try']}{b.text}: {b.rest}" for b in order[: rng.randint(4, 9)])
+
+
+def repeats(rng: random.Random, max_value: int) -> list[Segment]:
+    """A list of numbers said two to four times: copying from the context in its purest form. The first time teaches nothing."""
+    once = ", ".join(str(rng.randint(1, max_value // 2)) for _ in range(rng.randint(3, 10)))
+    return [(once + "; ", False), ("; ".join([once] * rng.randint(1, 3)), True)]

@@ -36,6 +36,9 @@ class LmSettings(LoopSettings):
     mtp_lambda: float = Field(
         0.3, ge=0, description="weight of the MTP loss (V3: 0.3, later 0.1); 0 leaves the module untrained"
     )
+    mtp_share: float = Field(
+        1.0, gt=0, le=1, description="share of the documents that the MTP module trains on: 0.25 takes every fourth"
+    )
     router_bias_gamma: float = Field(1e-3, ge=0, description="step of the aux-loss-free balance bias (V3 s2.1.2)")
     balance_alpha: float = Field(1e-4, ge=0, description="weight of the sequence-wise balance loss (V3 eq 17)")
     z_loss: float = Field(0.0, ge=0, description="weight of logsumexp^2, keeps logits small")
@@ -142,15 +145,28 @@ def lm_loss(
     )
     parts: Metrics = {"loss": seen["nll"] / max(total, 1)}
     if settings.mtp_lambda and model.has_mtp:
-        next_tokens_T, mtp_targets_T = mtp_targets(pack.tokens_T, pack.targets_T, pack.cu_seqlens)
-        h_TD = model.mtp(h_TD, next_tokens_T, pack.positions_T, attend, stats)
-        mtp, _ = linear_cross_entropy(h_TD, head_weight(model), mtp_targets_T, denominator=total)
+        rows_T, part = every(pack, round(1 / settings.mtp_share))
+        next_tokens_T, mtp_targets_T = mtp_targets(part.tokens_T, part.targets_T, part.cu_seqlens)
+        stats.cu_seqlens = part.cu_seqlens
+        h_TD = model.mtp(h_TD[rows_T], next_tokens_T, part.positions_T, PackedAttend(part.cu_seqlens), stats)
+        mtp, _ = linear_cross_entropy(h_TD, head_weight(model), mtp_targets_T, denominator=total * settings.mtp_share)
         parts["mtp_loss"] = mtp
         objective = objective + settings.mtp_lambda * mtp
     if settings.balance_alpha and stats.balance_losses:
         parts["balance_loss"] = stats.balance_loss / num_packs
         objective = objective + settings.balance_alpha * parts["balance_loss"]
     return objective, parts
+
+
+def every(pack: Pack, stride: int) -> tuple[Tensor | slice, Pack]:
+    """(rows of the pack, the pack they make) of documents 0, stride, 2 stride, ..."""
+    if stride == 1:
+        return slice(None), pack
+    sizes = pack.cu_seqlens.diff()
+    document_T = torch.arange(len(sizes)).repeat_interleave(sizes)
+    rows_T = (document_T % stride == 0).nonzero().squeeze(1)
+    cu_seqlens = torch.cat([sizes.new_zeros(1), sizes[::stride].cumsum(0)]).to(pack.cu_seqlens.dtype)
+    return rows_T, Pack(pack.tokens_T[rows_T], pack.positions_T[rows_T], pack.targets_T[rows_T], cu_seqlens)
 
 
 def head_weight(model: Decoder) -> Tensor:
