@@ -26,8 +26,9 @@ class Opened:
 
 
 def model_folder(path: Path) -> Path:
-    """The model folder that `path` means: itself, or its `model/` (a run or a stage). ArtifactError otherwise."""
-    for folder in (path, path / "model"):
+    """The model folder that `path` means: itself, a stage's `model/`, or the final model of a run. ArtifactError
+    otherwise; for a run that is not that far it lists the models there are."""
+    for folder in (path, path / "model", *path.glob("stages/*-rl-all/model")):
         if (folder / "config.json").is_file():
             return folder
     if not path.exists():
