@@ -18,6 +18,7 @@ from doran.base.errors import NumericsError, OutOfMemory, UsageError
 from doran.base.rng import numpy_rng
 from doran.engine import Completion, Engine, SamplingParams
 from doran.engine import engine as engine_module
+from doran.engine.runner import cast_copy
 from doran.layers.attention import PackedAttend
 from doran.models.decoder import Decoder
 from doran.models.families import build
@@ -304,6 +305,14 @@ def test_another_compute_dtype_works_on_a_copy_and_stays_close(model: Decoder) -
     scored = torch.log_softmax(logits, -1).gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
     torch.testing.assert_close(torch.tensor(completion.logprobs), scored, atol=0.5, rtol=0)
     assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_a_low_precision_copy_keeps_and_shares_the_norms_and_the_router_in_float32(model: Decoder) -> None:
+    mine = dict(model.named_parameters())
+    for name, weight in cast_copy(model, torch.bfloat16).named_parameters():
+        kept = "norm" in name or name.endswith("mlp.gate.weight")
+        assert weight.dtype == (torch.float32 if kept else torch.bfloat16), name
+        assert (weight.data_ptr() == mine[name].data_ptr()) == kept, name
 
 
 def test_nan_logits_are_a_numerics_error(model: Decoder) -> None:

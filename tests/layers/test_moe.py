@@ -192,6 +192,16 @@ def test_stats_add_loads_up_and_keep_the_latest_balance_loss() -> None:
     assert not stats.loads and stats.balance_loss == 0
 
 
+def test_stats_compute_no_balance_loss_unless_asked() -> None:
+    stats = RouterStats(balance=False)
+    attend, tokens, positions = PackedAttend([0, 10]), torch.randint(0, 96, (10,)), torch.arange(10)
+    for _ in range(2):
+        build(presets.tiny())(tokens, positions, attend, stats)
+        assert set(stats.loads) == {1, 2} and not stats.balance_losses and stats.balance_loss == 0
+        stats.reset()
+        assert not stats.balance and not stats.loads
+
+
 def test_overloaded_experts_go_down_and_others_up() -> None:  # r1-facts 8.9
     model, stats = build(presets.tiny()), RouterStats()
     stats.loads = {1: torch.tensor([9, 1, 0, 4, 4, 4, 4, 6])}  # mean 4

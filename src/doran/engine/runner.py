@@ -81,11 +81,16 @@ class Runner:
 
 
 def cast_copy(model: Decoder, dtype: torch.dtype) -> Decoder:
-    """The same model in another dtype; what must stay float32 (the router) stays, and is shared."""
+    """The same model in another dtype; what must stay float32 stays, and is shared: the router, and the weights of
+    norms, which are computed in float32 (the native kernel takes no others)."""
     twin = empty(model.config, dtype)
-    kinds = {name: t.dtype for name, t in twin.state_dict().items()}
+    kinds = {name: torch.float32 if _is_norm(name) else t.dtype for name, t in twin.state_dict().items()}
     twin.load_state_dict({name: t.to(kinds[name]) for name, t in model.state_dict().items()}, assign=True)
     return twin
+
+
+def _is_norm(name: str) -> bool:
+    return "norm" in name.split(".")[-2]
 
 
 def _move_in(old: Cache, new: Cache, live: int) -> None:

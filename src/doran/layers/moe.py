@@ -32,24 +32,26 @@ class SwiGLU(nn.Module):
 class RouterStats:
     """What one or more forwards did to the experts; pass it to the model to have it filled.
 
+    `balance`: whether to compute the balance loss; it costs time, and without a weight it is worth nothing.
     `loads[layer]` (E,) int64 counts add up over forwards until `reset`, as the bias update needs them. `balance_loss`
     is the sequence-wise loss (DeepSeek-V3 eq 17-20) WITHOUT its factor alpha, summed over the MoE layers of the
     latest forward and the MTP calls after it: 1 a layer at perfect balance.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, balance: bool = True) -> None:
+        self.balance = balance
         self.loads: dict[int, Tensor] = {}
         self.balance_losses: dict[int, Tensor] = {}
         self.cu_seqlens: Tensor | None = None
 
     @property
     def balance_loss(self) -> Tensor:
-        """A scalar with gradient; 0 where no layer has experts."""
+        """A scalar with gradient; 0 where no layer has experts or nobody asked."""
         return sum(self.balance_losses.values(), torch.zeros(()))
 
     def reset(self) -> None:
         """Forget everything."""
-        self.__init__()  # type: ignore[misc]
+        self.__init__(self.balance)  # type: ignore[misc]
 
     def begin(self, cu_seqlens: Tensor | None) -> None:
         """A new forward starts; its sequences are these (None: all tokens are one)."""
@@ -59,7 +61,8 @@ class RouterStats:
         """Note one layer's routing: its scores before the bias and the experts chosen."""
         count = torch.bincount(experts_Tk.flatten(), minlength=scores_TE.shape[1])
         self.loads[layer] = self.loads[layer] + count if layer in self.loads else count
-        self.balance_losses[layer] = balance_loss(scores_TE, experts_Tk.shape[1], self.cu_seqlens)
+        if self.balance:
+            self.balance_losses[layer] = balance_loss(scores_TE, experts_Tk.shape[1], self.cu_seqlens)
 
 
 def balance_loss(scores_TE: Tensor, top_k: int, cu_seqlens: Tensor | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 """Compiles the C++ kernels at first use and loads them with ctypes; says so and steps aside where there is no compiler.
 
-Not a build system: two source files, one shared library, kept in the user's cache folder under a name that hashes the sources,
-the flags and the processor, so that a changed source or another machine never meets a stale library.
+Not a build system: two source files, one shared library, kept in the user's cache folder under a name that hashes the
+sources, the flags and the processor, so that a changed source or another machine never meets a stale library.
 `DORAN_NATIVE=0` turns the kernels off; the torch reference (reference.py) then does the same work, slower.
 """
 
@@ -69,7 +69,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def build() -> Path:
-    """Compile unless the cache has it; returns the library's path. Raises RuntimeError with the compiler's first complaint."""
+    """Compile unless the cache has it; returns the library's path. RuntimeError with the compiler's first complaint."""
     text = b"".join((HERE / name).read_bytes() for name in (*SOURCES, "common.h"))
     key = hashlib.sha256(text + " ".join(FLAGS).encode() + processor().encode()).hexdigest()[:16]
     target = cache_dir() / f"kernels-{key}.so"

@@ -1,7 +1,7 @@
-"""The ops that models call: native kernels where they are loaded and fit, the torch reference otherwise; differentiable either way.
+"""The ops that models call: native kernels where they are loaded and fit, the torch reference otherwise.
 
-Kernels take CPU tensors in fp32 or bf16 and compute in fp32. Results do not depend on the number of threads.
-Shapes are in reference.py beside each op's meaning.
+Differentiable either way. Kernels take CPU tensors in fp32 or bf16 and compute in fp32. Results do not depend on the
+number of threads. Shapes are in reference.py beside each op's meaning.
 """
 
 from __future__ import annotations
@@ -71,22 +71,24 @@ def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return reference.rms_norm(x_ND, weight_D, eps)
 
 
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    """By the angle, or back by it with sign -1: the gradient of a rotation."""
+    x = inner_contiguous(x)
+    y = torch.empty(x.shape, dtype=x.dtype)
+    call("rope", x.dtype, x, x.stride(0), x.stride(1), cos, sin, y, *x.shape, sign)
+    return y
+
+
 class _Rope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _Rope.rotate(x, cos, sin, 1.0)
-
-    @staticmethod
-    def rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-        x = inner_contiguous(x)
-        y = torch.empty(x.shape, dtype=x.dtype)
-        call("rope", x.dtype, x, x.stride(0), x.stride(1), cos, sin, y, *x.shape, sign)
-        return y
+        return _rotate(x, cos, sin, 1.0)
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, None, None]:
-        return _Rope.rotate(gy, *ctx.saved_tensors, -1.0), None, None
+        cos, sin = ctx.saved_tensors
+        return _rotate(gy, cos, sin, -1.0), None, None
 
 
 def rope(x_THR: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
@@ -171,7 +173,7 @@ class _ExpertGather(torch.autograd.Function):
 
 
 def expert_gather(x_TD: Tensor, order_R: Tensor, inverse_R: Tensor, k: int) -> Tensor:
-    """Tokens repeated k times and laid out in expert order; order is a permutation of T*k pairs and inverse its inverse."""
+    """Tokens repeated k times, in expert order; order is a permutation of the T*k pairs and inverse its inverse."""
     if usable(x_TD):
         return _ExpertGather.apply(x_TD, order_R, inverse_R, k)
     return reference.expert_gather(x_TD, order_R, inverse_R, k)
@@ -217,19 +219,8 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, gl: Tensor, ge: Tensor) -> tuple[Tensor, None, None]:
         logits, target, lse, entropy = ctx.saved_tensors
         grad = torch.empty_like(logits)
-        call(
-            "cross_entropy_backward",
-            logits.dtype,
-            logits,
-            target,
-            ctx.temperature,
-            lse,
-            entropy,
-            gl.contiguous(),
-            ge.contiguous(),
-            grad,
-            *logits.shape,
-        )
+        rows = (logits, target, ctx.temperature, lse, entropy, gl.contiguous(), ge.contiguous(), grad)
+        call("cross_entropy_backward", logits.dtype, *rows, *logits.shape)
         return grad, None, None
 
 
@@ -240,26 +231,12 @@ def token_logprobs(logits_NV: Tensor, target_N: Tensor, temperature: float = 1.0
     return reference.token_logprobs(logits_NV, target_N, temperature)
 
 
-class _PackedAttention(torch.autograd.Function):
-    @staticmethod
-    def views(q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, v: Tensor) -> tuple[Tensor | int, ...]:
-        return (
-            q1,
-            q1.stride(0),
-            q1.stride(1),
-            q2,
-            q2.stride(0),
-            q2.stride(1),
-            k1,
-            k1.stride(0),
-            k1.stride(1),
-            k2,
-            k2.stride(0),
-            v,
-            v.stride(0),
-            v.stride(1),
-        )
+def _views(*tensors: Tensor) -> tuple[Tensor | int, ...]:
+    """Each tensor followed by the strides of all its axes but the last, which is dense."""
+    return tuple(part for t in tensors for part in (t, *t.stride()[:-1]))
 
+
+class _PackedAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, v: Tensor, cu: Tensor, scale: float
@@ -268,7 +245,7 @@ class _PackedAttention(torch.autograd.Function):
         (t, h, d1), d2, g, dv = q1.shape, q2.shape[-1], k1.shape[1], v.shape[-1]
         out, lse = torch.empty((t, h, dv), dtype=q1.dtype), torch.empty((t, h))
         ctx.sizes = (cu.shape[0] - 1, h, g, d1, d2, dv, scale)
-        call("attention_forward", q1.dtype, *_PackedAttention.views(q1, q2, k1, k2, v), out, lse, cu, *ctx.sizes)
+        call("attention_forward", q1.dtype, *_views(q1, q2, k1, k2, v), out, lse, cu, *ctx.sizes)
         ctx.save_for_backward(q1, q2, k1, k2, v, out, lse, cu)
         return out
 
@@ -276,17 +253,8 @@ class _PackedAttention(torch.autograd.Function):
     def backward(ctx: Any, gout: Tensor) -> tuple[Tensor | None, ...]:
         q1, q2, k1, k2, v, out, lse, cu = ctx.saved_tensors
         grads = [torch.empty(x.shape, dtype=x.dtype) for x in (q1, q2, k1, k2, v)]
-        call(
-            "attention_backward",
-            q1.dtype,
-            gout.contiguous(),
-            *_PackedAttention.views(q1, q2, k1, k2, v),
-            out,
-            lse,
-            *grads,
-            cu,
-            *ctx.sizes,
-        )
+        views, gout = _views(q1, q2, k1, k2, v), gout.contiguous()
+        call("attention_backward", q1.dtype, gout, *views, out, lse, *grads, cu, *ctx.sizes)
         return (*grads, None, None)
 
 
@@ -302,25 +270,15 @@ def packed_attention(
 def mla_decode(
     q_NHW: Tensor, cache_SLW: Tensor, slots_N: Tensor, lens_N: Tensor, kv_lora_rank: int, scale: float
 ) -> Tensor:
-    """One decode step of absorbed MLA over a slot cache (num_slots, capacity, kv_lora_rank + rope): (N, H, kv_lora_rank). No gradient."""
+    """One decode step of absorbed MLA over a slot cache (num_slots, capacity, kv_lora_rank + rope).
+
+    Returns (N, H, kv_lora_rank). No gradient.
+    """
     if usable(q_NHW, cache_SLW):
         q = q_NHW.contiguous()
         n, h, width = q.shape
         out = torch.empty((n, h, kv_lora_rank), dtype=q.dtype)
-        call(
-            "mla_decode",
-            q.dtype,
-            q,
-            cache_SLW,
-            cache_SLW.stride(0),
-            slots_N,
-            lens_N,
-            out,
-            n,
-            h,
-            kv_lora_rank,
-            width - kv_lora_rank,
-            float(scale),
-        )
+        sizes = (n, h, kv_lora_rank, width - kv_lora_rank, float(scale))
+        call("mla_decode", q.dtype, q, cache_SLW, cache_SLW.stride(0), slots_N, lens_N, out, *sizes)
         return out
     return reference.mla_decode(q_NHW, cache_SLW, slots_N, lens_N, kv_lora_rank, scale)

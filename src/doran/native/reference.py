@@ -1,5 +1,6 @@
-"""The slow, obvious form of every native kernel, in plain torch. Tests tie the two; machines without a compiler run these.
+"""The slow, obvious form of every native kernel, in plain torch.
 
+Tests tie the two; machines without a compiler run these.
 Legend: T tokens, H heads, G key/value heads, N rows, D width, K experts per token.
 """
 
@@ -72,7 +73,10 @@ def packed_attention(
 def mla_decode(
     q_NHW: Tensor, cache_SLW: Tensor, slots_N: Tensor, lens_N: Tensor, kv_lora_rank: int, scale: float
 ) -> Tensor:
-    """Absorbed MLA for one new token a row: attend over cache[slot, :len]; values are the first kv_lora_rank columns. (N, H, C)."""
+    """Absorbed MLA for one new token a row: attend over cache[slot, :len] -> (N, H, kv_lora_rank).
+
+    Values are the first kv_lora_rank columns.
+    """
     longest = int(lens_N.max())
     rows = cache_SLW[slots_N, :longest].float()
     scores = torch.einsum("nhw,nlw->nhl", q_NHW.float(), rows) * scale

@@ -119,7 +119,8 @@ def lm_step(
     """One update on `packs`, whose losses share one mean over all their target tokens."""
     total = sum(int((p.targets_T != IGNORE).sum()) for p in packs)
     metrics: Metrics = {"tokens": sum(p.tokens_T.numel() for p in packs), "loss_tokens": total}
-    stats = RouterStats()  # loads add up over the packs; balance losses are each pack's own
+    # Loads add up over the packs; balance losses are each pack's own.
+    stats = RouterStats(balance=bool(settings.balance_alpha))
     for pack in packs:
         with torch.autocast(pack.tokens_T.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
             objective, parts = lm_loss(model, pack, stats, settings, total, len(packs))

@@ -68,7 +68,7 @@ def update_policy(
     means = _Means()
     for epoch in range(s.update_epochs):
         for number, minibatch in enumerate(plan):
-            stats = RouterStats()
+            stats = RouterStats(balance=bool(s.balance_alpha))
             for micro in minibatch:
                 accumulate(model, micro, s, stats, len(minibatch), means, first=epoch == 0 and number == 0)
             means.add({"grad_norm": optimizer.step(lr_factor)}, 1)
