@@ -1,6 +1,6 @@
-"""Small talk and small questions with one checkable answer: which number is larger, even or odd, a greeting, a thank-you.
+"""Small talk and small questions with one checkable answer: the larger of two numbers, even or odd, a greeting.
 
-The "general" share of R1's data (R1 s2.3.3), in small: it keeps a model that was trained on puzzles able to answer plainly.
+The "general" share of R1's data (R1 s2.3.3), in small: it keeps a model trained on puzzles able to answer plainly.
 Not here: anything that needs a judge.
 """
 
@@ -60,7 +60,7 @@ class GeneralTask:
         self.config = config or GeneralConfig()
 
     def generate(self, split: Split, n: int, seed: int, language: Languages = "mixed") -> list[Item]:
-        """`n` questions; half compare two numbers, a third ask for parity, the rest is small talk (training split only)."""
+        """`n` questions: half compare two numbers, a third ask for parity, the rest is small talk."""
         check_request(split, n, language)
         each = list(languages(language, n))
 

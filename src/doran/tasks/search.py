@@ -1,12 +1,13 @@
-"""Search in writing: what a thought about a Countdown puzzle with three numbers looks like, for pretraining and for cold start.
+"""Search in writing: what a thought about a Countdown puzzle with three numbers looks like.
 
-A thought opens branches ("try 3 * 7 = 21: 21 + 12 = 33, 21 - 12 = 9; ..."): a first step with two of the numbers, then steps with
-its result and the third. `transcript` writes the imperfect, short searches a base model learns from: branches come in random
-order, most searches stop after one or two of them without an answer, some overlook a hit. Inside a branch the order is fixed, so
-that the only thing left to chance is which branch comes next, and the gradient is not spent on guessing it token by token.
-Checking is there to be learned (`checks`, `openings` and `repeats` drill it: comparing with the target, using the given numbers, copying);
-persistence is not: that is left to reinforcement learning. `readable` rewrites a correct thought by rule for the cold start.
-Not here: puzzles and the judge (countdown.py), and the prompt's wrapping.
+A thought opens branches ("try 3 * 7 = 21: 21 + 12 = 33, 21 - 12 = 9; ..."): a first step with two of the numbers, then
+steps with its result and the third. For pretraining, `transcript` writes the imperfect, short searches a base model
+learns from: branches come in random order, most searches stop after one or two of them without an answer, some overlook
+a hit. Inside a branch the order is fixed, so that the only thing left to chance is which branch comes next, and the
+gradient is not spent on guessing it token by token.
+Checking is there to be learned (`checks`, `openings` and `repeats` drill it: comparing with the target, using the given
+numbers, copying); persistence is not: that is left to reinforcement learning. `readable` rewrites a correct thought by
+rule for the cold start. Not here: puzzles and the judge (countdown.py), and the prompt's wrapping.
 """
 
 from __future__ import annotations
@@ -63,8 +64,10 @@ class Branch:
 
 
 def steps(a: int, b: int, max_value: int) -> list[tuple[str, int]]:
-    """Every sensible step with a and b as (template, value); the templates hold {a} and {b}. Differences and quotients are
-    written larger first, a zero difference and a division by one are not sensible."""
+    """Every sensible step with a and b as (template, value); the templates hold {a} and {b}.
+
+    Differences and quotients are written larger first; a zero difference and a division by one are not sensible.
+    """
     high, low = ("{a}", "{b}") if a >= b else ("{b}", "{a}")
     found = [("{a} + {b}", a + b), ("{a} * {b}", a * b)]
     if a != b:
@@ -76,7 +79,7 @@ def steps(a: int, b: int, max_value: int) -> list[tuple[str, int]]:
 
 def branches(nums: Sequence[int], max_value: int) -> list[Branch]:
     """All different first steps of a puzzle with three numbers."""
-    found = {}
+    found: dict[Branch, None] = {}
     for i, j, k in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
         for template, value in steps(nums[i], nums[j], max_value):
             branch = Branch(template.format(a=nums[i], b=nums[j]), value, nums[k])
@@ -87,7 +90,7 @@ def branches(nums: Sequence[int], max_value: int) -> list[Branch]:
 def transcript(
     rng: random.Random, nums: Sequence[int], target: int, language: Language, style: SearchStyle
 ) -> tuple[str, bool]:
-    """A completion `<think>...</think>answer` and whether its search ended in a noticed hit; without one the answer is wrong."""
+    """A completion `<think>...</think>answer` and whether its search noticed a hit; else the answer is wrong."""
     words, order = WORDS[language], branches(nums, style.max_value)
     rng.shuffle(order)
     persistent = rng.random() < style.persistent
@@ -118,9 +121,13 @@ _EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 
 
 def readable(thought: str, target: int, language: Language) -> str | None:
-    """A correct thought rewritten by rule (R1 s2.3.1): branches and steps once each, in words of the question's language, ending
-    at the first hit. None where an equation is wrong or there is no hit: such a thought is not worth learning from."""
-    words, lines, seen = WORDS[language], [], set()
+    """A correct thought rewritten by rule (R1 s2.3.1): branches and steps once each, in the question's language.
+
+    It ends at the first hit. None where an equation is wrong or there is no hit: that is not worth learning from.
+    """
+    words = WORDS[language]
+    lines: list[str] = []
+    seen: set[tuple[str, str]] = set()
     for opening, body in _BRANCH.findall(thought):
         equations = [m.group() for m in _EQUATION.finditer(body)]
         if not all(map(_holds, [opening, *equations])):
@@ -146,7 +153,7 @@ def _holds(equation: str) -> bool:
 
 
 def worked(solution: Sequence[tuple[str, int]], language: Language, in_words: bool) -> str:
-    """The steps of an arithmetic or word problem, e.g. "3 + 4 = 7, 7 * 2 = 14"; in words: "first 3 + 4 = 7, next 7 * 2 = 14"."""
+    """The steps of an arithmetic or word problem: "3 + 4 = 7, 7 * 2 = 14"; `in_words`: "first 3 + 4 = 7, next ..."."""
     said = [f"{_spaced(expression)} = {value}" for expression, value in solution]
     return _in_words(said, language) if in_words else ", ".join(said)
 
@@ -197,13 +204,13 @@ def checks(rng: random.Random, target: int, language: Language, max_value: int) 
 
 
 def openings(rng: random.Random, nums: Sequence[int], language: Language, max_value: int) -> str:
-    """A drill in using the question's numbers: first steps with the number each leaves, "try 8 / 2: 5; try 8 + 2: 5"."""
+    """A drill in using the question's numbers: first steps and the number each leaves, "try 8 / 2: 5; try 8 + 2: 5"."""
     order = branches(nums, max_value)
     rng.shuffle(order)
     return "<think>" + "; ".join(f"{WORDS[language]['try']}{b.text}: {b.rest}" for b in order[: rng.randint(4, 9)])
 
 
 def repeats(rng: random.Random, max_value: int) -> list[Segment]:
-    """A list of numbers said two to four times: copying from the context in its purest form. The first time teaches nothing."""
+    """A list of numbers said two to four times: copying from the context at its purest. The first time bears no loss."""
     once = ", ".join(str(rng.randint(1, max_value // 2)) for _ in range(rng.randint(3, 10)))
     return [(once + "; ", False), ("; ".join([once] * rng.randint(1, 3)), True)]
