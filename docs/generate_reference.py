@@ -75,7 +75,8 @@ def read(path: Path) -> str | None:
 def recipe_page() -> str:
     """Every key of a recipe: the stages first, then each kind of settings once."""
     stages = "\n".join(
-        f"| {number} | `{s.name}` | {quoted(s.sections)} | {quoted(s.needs)} |" for number, s in enumerate(STAGES, start=1)
+        f"| {number} | `{stage.name}` | {quoted(stage.sections)} | {quoted(stage.needs)} |"
+        for number, stage in enumerate(STAGES, start=1)
     )
     models = list(settings_in(Recipe))
     sections = "\n".join(f"## {model.__name__}\n\n{lines(model)}\n" for model in models)
@@ -165,9 +166,9 @@ def default(field: FieldInfo) -> str:
 RECIPE_TEXT = """\
 # Recipe keys
 
-A recipe is a YAML file. Scalars are those of YAML 1.2 (`no` is a word, `3e-4` a number); `&name`, `*name` and `<<:` work; a
-key may stand only once. An unknown key is refused and the nearest valid one is named. On the command line any key can be
-changed: `doran run FILE base.train.steps=600 zero.train.lr=3e-4`. The resolved recipe is kept in the run's folder;
+A recipe is a YAML file. Scalars are those of YAML 1.2 (`no` is a word, `3e-4` a number); `&name`, `*name` and `<<:`
+work; a key may stand only once. An unknown key is refused and the nearest valid one is named. On the command line any
+key can be changed: `doran run FILE base.train.steps=600 zero.train.lr=3e-4`. The resolved recipe is kept in the run's folder;
 `doran run FILE --dry-run` prints it with sizes, memory and predicted times.
 
 Stages, in the order they run. When a section of a finished stage has changed, or a stage that it reads has, the run
@@ -182,9 +183,9 @@ stops and says so; `--redo` makes that stage again.
 SHAPE_TEXT = """
 ## Keys of `model`
 
-The keys of a Hugging Face `config.json`, under their own names. `model_type` is `deepseek_v3`, `llama`, `qwen2` or `qwen3`;
-the vocabulary's size and the token ids are filled in from the tokenizer. A key without effect here is accepted, an unknown
-one refused.
+The keys of a Hugging Face `config.json`, under their own names. `model_type` is `deepseek_v3`, `llama`, `qwen2` or
+`qwen3`; the vocabulary's size and the token ids are filled in from the tokenizer. A known key without effect here is
+accepted, an unknown one refused. A default of 0 means: not used, or following from the others as in transformers.
 
 | key | default |
 |---|---|
@@ -221,8 +222,8 @@ CLI_TEXT = """\
 # The command line
 
 Data goes to stdout, everything for people to stderr. `KEY=VALUE` arguments change settings. The keys of `train.` are
-those of [GrpoSettings](recipe.md#grposettings) (`rl`) and [SftSettings](recipe.md#sftsettings) (`sft`, `distill`), the keys
-of `sampling.` those of [Sampling](recipe.md#sampling) (`distill`), the keys of `task.` stand [with the
+those of [GrpoSettings](recipe.md#grposettings) (`rl`) and [SftSettings](recipe.md#sftsettings) (`sft`, `distill`), the
+keys of `sampling.` those of [Sampling](recipe.md#sampling) (`distill`), the keys of `task.` stand [with the
 tasks](recipe.md#tasks). Exit codes: [files and exit codes](files-and-exit-codes.md).
 
 """
