@@ -233,7 +233,10 @@ def token_logprobs(logits_NV: Tensor, target_N: Tensor, temperature: float = 1.0
 
 def _views(*tensors: Tensor) -> tuple[Tensor | int, ...]:
     """Each tensor followed by the strides of all its axes but the last, which is dense."""
-    return tuple(part for t in tensors for part in (t, *t.stride()[:-1]))
+    parts: list[Tensor | int] = []
+    for t in tensors:
+        parts += [t, *t.stride()[:-1]]
+    return tuple(parts)
 
 
 class _PackedAttention(torch.autograd.Function):

@@ -59,7 +59,7 @@ class Context:
         return Progress(f"{self.stage}{' ' + detail if detail else ''}", steps)
 
     def add_files(self, mode: str) -> Callable[[Path], None]:
-        """What goes beside the weights: the tokenizer, and for models that know no chat tokens a template that says so."""
+        """What goes beside the weights: the tokenizer; a model that knows no chat tokens gets a plain template."""
 
         def add(folder: Path) -> None:
             self.tokenizer.save(folder)
@@ -70,10 +70,12 @@ class Context:
 
 
 PLAIN_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}Assistant:{{ m['content'].split('</think>')[-1] }}\n"
-    "{% else %}User: {{ m['content'] }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'assistant' %}Assistant:{{ m['content'].split('</think>')[-1] }}\n"
+    "{% else %}User: {{ m['content'] }}\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-"""Base and R1-Zero models were asked in plain text (R1 table 1); saved with this template, `doran chat` asks them the same way."""
+"""Base and R1-Zero models were asked in plain text (R1 table 1); with this template `doran chat` asks them so too."""
 
 
 def set_chat_template(folder: Path, template: str) -> None:

@@ -1,7 +1,7 @@
 """The text a recipe makes: pretraining documents, and the rewriting of a model's own samples into readable traces.
 
-Everything follows from (seed, index): batch i of a run can be made again without making the ones before it. Held-out puzzles and
-questions never occur: items come from the tasks' training split, and plain equations belong to nobody.
+Everything follows from (seed, index): batch i of a run can be made again without making the ones before it. Held-out
+puzzles and questions never occur: items come from the tasks' training split, and plain equations belong to nobody.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ class CorpusWriter:
 
 
 def encode_document(tokenizer: Tokenizer, question: str, segments: list[Segment]) -> tuple[list[int], list[bool]]:
-    """(ids, loss mask): the plain dialogue prefix as R1-Zero will see it, which bears no loss, the completion, the end token."""
+    """(ids, loss mask) of the plain dialogue prefix as R1-Zero will see it (no loss), the completion, the end token.
+
+    The tokenizer never joins a number with what surrounds it, so segments may be encoded apart.
+    """
     assert tokenizer.eos_id is not None
     ids = plain_style(tokenizer, question) if question else ([] if tokenizer.bos_id is None else [tokenizer.bos_id])
     mask = [False] * len(ids)
-    for (
-        text,
-        learn,
-    ) in segments:  # the tokenizer never joins a number with what surrounds it, so segments may be encoded apart
+    for text, learn in segments:
         piece = tokenizer.encode(text, specials=True)
         ids += piece
         mask += [learn] * len(piece)

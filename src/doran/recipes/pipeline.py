@@ -1,9 +1,11 @@
-"""Running a recipe: stages in order, each with a fingerprint, skipped when finished, resumed when half done, then one report.
+"""Running a recipe: stages in order, each with a fingerprint, skipped when finished, resumed when half done.
 
-    runs/NAME/{recipe.yaml, stages/NN-name/{model/, checkpoints/, metrics.jsonl, samples.jsonl, receipt.json, done.json}, report.html}
+    runs/NAME/report.html, recipe.yaml
+    runs/NAME/stages/NN-name/{model/, checkpoints/, metrics.jsonl, samples.jsonl, receipt.json, done.json}
 
-A stage's fingerprint hashes its settings and the fingerprints of the stages it reads. A finished stage whose fingerprint differs
-is not overwritten: the run refuses, unless `redo` says so. Killed at any moment, the same command goes on and ends with the same bits.
+A stage's fingerprint hashes its settings and the fingerprints of the stages it reads. A finished stage whose
+fingerprint differs is not overwritten: the run refuses, unless `redo` says so. Killed at any moment, the same command
+goes on and ends with the same bits.
 """
 
 from __future__ import annotations
@@ -31,14 +33,14 @@ Say = Callable[[str], None]
 
 
 def run_recipe(recipe: Recipe, runs_dir: Path, *, redo: bool = False, say: Say = print) -> Path:
-    """Run what is left of `recipe` in runs_dir/NAME and return that folder. `redo`: discard stages made with other settings."""
+    """Run what is left of `recipe` in runs_dir/NAME, return that folder. `redo`: discard stages of other settings."""
     set_threads(recipe.threads)
     run_dir = runs_dir / recipe.name
     run_dir.mkdir(parents=True, exist_ok=True)
     write_atomic(
         run_dir / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     )
-    point_latest(runs_dir, recipe.name)
+    point(runs_dir / "latest", recipe.name)
     ctx = Context(recipe, run_dir)
     prints: dict[str, str] = {}
     did_anything = False
@@ -51,6 +53,7 @@ def run_recipe(recipe: Recipe, runs_dir: Path, *, redo: bool = False, say: Say =
         did_anything = True
         say(f"[{number}/{len(STAGES)}] {stage.name}")
         run_stage(ctx, stage, prints[stage.name])
+    point(run_dir / "model", str((ctx.folders["rl_all"] / "model").relative_to(run_dir)))
     report = run_dir / "report.html"
     if did_anything or not report.exists():
         write_run_report(ctx, report)
@@ -78,7 +81,7 @@ def run_stage(ctx: Context, stage: Stage, print_: str) -> None:
 
 
 def ready(folder: Path, print_: str, redo: bool) -> bool:
-    """Is the stage finished with these very settings? A stage of other settings is an error, or discarded with `redo`."""
+    """Is the stage finished with these very settings? One of other settings is an error, or discarded with `redo`."""
     marker = folder / "fingerprint.json"
     if marker.exists() and read_json(marker)["fingerprint"] != print_:
         if not redo:
@@ -105,10 +108,9 @@ def _dig(settings: dict[str, Any], dotted: str) -> Any:
     return value
 
 
-def point_latest(runs_dir: Path, name: str) -> None:
-    """runs/latest -> NAME, so that `doran chat` finds the newest run."""
-    link = runs_dir / "latest"
-    beside = runs_dir / ".latest-new"
+def point(link: Path, target: str) -> None:
+    """Make or move a symbolic link in one step: runs/latest -> NAME, runs/NAME/model -> the R1 model's folder."""
+    beside = link.with_name(f".{link.name}-new")
     beside.unlink(missing_ok=True)
-    beside.symlink_to(name)
+    beside.symlink_to(target)
     os.replace(beside, link)

@@ -1,4 +1,4 @@
-"""Questions of several tasks in one pool: drawing by share, judging each by its own task, and the reward functions of RL."""
+"""Questions of several tasks in one pool: drawing by share, judging each by its own task, RL's reward functions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Question:
 
 
 class OpenedDialect(Dialect):
-    """For prompts that end inside a thought (R1-Distill's template): rewards read the `<think>` that the prompt wrote."""
+    """For prompts that end inside a thought (R1-Distill's template): rewards read the `<think>` the prompt wrote."""
 
     def text(self, completion: Completion) -> str:
         return OPEN + super().text(completion)

@@ -1,4 +1,4 @@
-"""What a recipe file may say: strict settings for every stage of R1's route, in the order they run. Nothing here runs anything."""
+"""What a recipe file may say: strict settings for every stage of R1's route, in the order they run. Runs nothing."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Recipe(StrictModel):
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a YAML recipe, apply `a.b=3` overrides; ConfigError names the key that is wrong and the nearest valid one."""
+    """Read a YAML recipe, apply `a.b=3` overrides; ConfigError names the wrong key and the nearest valid one."""
     return build(Recipe, apply_overrides(load_yaml(path), overrides or []), where=str(path))
 
 

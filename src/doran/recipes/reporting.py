@@ -1,4 +1,4 @@
-"""From a finished run's files to the dict that `evals/report.py` draws: nothing is measured here, everything is read back."""
+"""From a finished run's files to the dict that `evals/report.py` draws. Nothing is measured here, all is read back."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import yaml
 from doran.base.device import machine
 from doran.base.files import read_json
 from doran.base.runlog import read_metrics
-from doran.evals.metrics import Interval
 from doran.evals.report import cell, write_report
 from doran.evals.run import EvalResult
 from doran.recipes.context import Context
 from doran.recipes.stages import EVALUATED, FULLY, STAGES, result_file
 from doran.text.parse import split_thought
+
+Results = dict[str, dict[str, EvalResult]]
+"""label -> task -> result"""
 
 TASKS = {"countdown": "Countdown", "arithmetic": "Arithmetic", "word_problems": "Word problems", "general": "General"}
 
@@ -41,14 +43,8 @@ def write_run_report(ctx: Context, path: Path) -> None:
             }
         ],
         "stages": [
-            {
-                "name": n,
-                "seconds": r["seconds"],
-                "tokens": r["tokens"],
-                "parameters": r["parameters"],
-                "steps": r["steps"],
-            }
-            for n, r in receipts.items()
+            {"name": name, **{fact: receipt[fact] for fact in ("seconds", "tokens", "parameters", "steps")}}
+            for name, receipt in receipts.items()
         ],
         "samples": samples(results),
         "recipe": yaml.safe_dump(ctx.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
@@ -61,17 +57,21 @@ def write_run_report(ctx: Context, path: Path) -> None:
     )
 
 
-def load_results(folder: Path) -> dict[str, dict[str, EvalResult]]:
-    """label -> task -> result."""
+def load_results(folder: Path) -> Results:
+    """Everything the evaluation stage left."""
     return {
         label: {f.stem: EvalResult.load(f) for f in sorted(result_file(folder, label, "x").parent.glob("*.json"))}
         for label in EVALUATED
     }
 
 
-def headline(results: dict[str, dict[str, EvalResult]], receipts: dict[str, Any]) -> list[dict[str, str]]:
+def headline(results: Results, receipts: dict[str, Any]) -> list[dict[str, str]]:
     """The figures a reader wants first."""
-    show = lambda label: f"{100 * results[label]['countdown'].summary()['all']['pass@1'].value:.1f}%"  # noqa: E731
+
+    def show(label: str) -> str:
+        value = results[label]["countdown"].summary()["all"]["pass@1"].value
+        return "-" if value is None else f"{100 * value:.1f}%"
+
     minutes = sum(r["seconds"] for r in receipts.values()) / 60
     return [
         {"label": "Base", "value": show("base"), "note": "held-out Countdown, pass@1"},
@@ -82,39 +82,62 @@ def headline(results: dict[str, dict[str, EvalResult]], receipts: dict[str, Any]
     ]
 
 
-def tables(results: dict[str, dict[str, EvalResult]]) -> list[dict[str, Any]]:
+COUNTDOWN = {  # metric -> column
+    "pass@1": "pass@1",
+    "format": "well formed",
+    "thought_language": "thought in question's language",
+    "answer_language": "answer in it",
+    "mean_length": "mean tokens",
+    "truncated": "truncated",
+}
+VOTES = ("pass@1", "cons@16", "pass@16")
+
+
+def tables(results: Results) -> list[dict[str, Any]]:
     """Countdown in full, all tasks by language, voting."""
-    names = ("pass@1", "format", "thought_language", "answer_language", "mean_length", "truncated")
-    full = []
-    for label, by_task in results.items():
-        s = by_task["countdown"].summary()
-        gap = by_task["countdown"].language_gap("en", "ko")
-        metric = lambda name: s["all"].get(name)  # noqa: E731
-        full.append(
-            [
-                label,
-                *(None if metric(n) is None else cell(metric(n), n != "mean_length") for n in names),
-                cell(Interval(gap.value, gap.low, gap.high)),
-            ]
-        )
-    per_task = [
-        [label, TASKS[task], *(cell(by_task[task].summary()[lang]["pass@1"]) for lang in ("all", "en", "ko")), cell(by_task[task].summary()["all"]["mean_length"], False)]
-        for label, by_task in results.items() if label in FULLY for task in TASKS if task in by_task
-    ]  # fmt: skip
-    votes = [
-        [label, *(cell(by_task["countdown-16"].summary()["all"][n]) for n in ("pass@1", "cons@16", "pass@16"))]
-        for label, by_task in results.items() if "countdown-16" in by_task
-    ]  # fmt: skip
     out = [
-        {"title": "Held-out Countdown", "columns": ["model", "pass@1", "well formed", "thought in question's language", "answer in it", "mean tokens", "truncated", "en − ko"], "rows": full,
-         "note": "95% intervals over questions; a truncated completion counts as no answer."},
-        {"title": "Every task", "columns": ["model", "task", "pass@1", "English", "Korean", "mean tokens"], "rows": per_task},
-    ]  # fmt: skip
-    if votes:
-        out.append(
-            {"title": "Sixteen samples a question", "columns": ["model", "pass@1", "cons@16", "pass@16"], "rows": votes}
-        )
+        {
+            "title": "Held-out Countdown",
+            "columns": ["model", *COUNTDOWN.values(), "en − ko"],
+            "rows": [countdown_row(label, by_task["countdown"]) for label, by_task in results.items()],
+            "note": "95% intervals over questions; a truncated completion counts as no answer.",
+        },
+        {
+            "title": "Every task",
+            "columns": ["model", "task", "pass@1", "English", "Korean", "mean tokens"],
+            "rows": [
+                task_row(label, task, results[label][task])
+                for label in results
+                for task in TASKS
+                if label in FULLY and task in results[label]
+            ],
+        },
+    ]
+    voting = {label: by_task["countdown-16"] for label, by_task in results.items() if "countdown-16" in by_task}
+    if voting:
+        rows = [vote_row(label, result) for label, result in voting.items()]
+        out.append({"title": "Sixteen samples a question", "columns": ["model", *VOTES], "rows": rows})
     return out
+
+
+def countdown_row(label: str, result: EvalResult) -> list[Any]:
+    """A model's metrics, None where there is nothing to measure, and English minus Korean on the same questions."""
+    seen = result.summary()["all"]
+    cells = [cell(seen[name], name != "mean_length") if name in seen else None for name in COUNTDOWN]
+    return [label, *cells, cell(result.language_gap("en", "ko").interval)]
+
+
+def task_row(label: str, task: str, result: EvalResult) -> list[Any]:
+    """pass@1 on all questions and by language."""
+    seen = result.summary()
+    shares = [cell(seen[group]["pass@1"]) for group in ("all", "en", "ko")]
+    return [label, TASKS[task], *shares, cell(seen["all"]["mean_length"], percent=False)]
+
+
+def vote_row(label: str, result: EvalResult) -> list[Any]:
+    """What sixteen samples a question give: their mean, their vote, the best of them."""
+    seen = result.summary()["all"]
+    return [label, *(cell(seen[name]) for name in VOTES)]
 
 
 def curve(folder: Path) -> list[tuple[int, dict[str, float]]]:
@@ -125,9 +148,9 @@ def curve(folder: Path) -> list[tuple[int, dict[str, float]]]:
     ]
 
 
-def samples(results: dict[str, dict[str, EvalResult]]) -> list[dict[str, Any]]:
+def samples(results: Results) -> list[dict[str, Any]]:
     """One English and one Korean completion of each model."""
-    out = []
+    out: list[dict[str, Any]] = []
     for label, by_task in results.items():
         for language in ("en", "ko"):
             item = next((i for i in by_task["countdown"].items if i.language == language and i.texts), None)
@@ -138,7 +161,7 @@ def samples(results: dict[str, dict[str, EvalResult]]) -> list[dict[str, Any]]:
     return out
 
 
-def summary(results: dict[str, dict[str, EvalResult]], receipts: dict[str, Any]) -> dict[str, Any]:
+def summary(results: Results, receipts: dict[str, Any]) -> dict[str, Any]:
     """The numbers alone, for scripts."""
     totals = {
         label: {

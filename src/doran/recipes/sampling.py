@@ -1,7 +1,8 @@
-"""Samples of one model that another will learn from: cold start, rejection sampling, distillation (R1 s2.3.1, s2.3.3, s2.4).
+"""Samples of one model that another will learn from: cold start, rejection sampling, distillation.
 
-Kept are completions that are correct, well formed, not cut off, and think in the language of the question; duplicates and the
-longer of several are dropped first. Kept samples are stored as chat messages (samples.jsonl), the form user data has as well.
+R1 s2.3.1, s2.3.3, s2.4. Kept are completions that are correct, well formed, not cut off, and think in the language of
+the question; duplicates and the longer of several are dropped first. Kept samples are stored as chat messages
+(samples.jsonl), the form user data has as well.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def collect(
     max_batch: int = 512,
     language: Languages = "mixed",
 ) -> tuple[list[Row], dict[str, int]]:
-    """Ask, judge, filter. Returns rows {task, language, messages} and counts (sampled, kept, and why others were dropped)."""
+    """Ask, judge, filter: rows {task, language, messages}, and counts (sampled, kept, and why others were dropped)."""
     questions = [
         Question(item, tasks[name])
         for name, n in settings.questions.items()
@@ -125,7 +126,7 @@ def load_rows(path: Path) -> list[Row]:
 
 
 def sft_samples(tokenizer: Tokenizer, style: PromptStyle, rows: Sequence[Row]) -> list[Sample]:
-    """(ids, loss_mask): the question as it will be asked, then the completion and the end token, which alone bear loss."""
+    """(ids, loss_mask): the question as it will be asked, then completion and end token, which alone bear loss."""
     assert tokenizer.eos_id is not None
     samples: list[Sample] = []
     for r in rows:

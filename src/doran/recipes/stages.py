@@ -1,7 +1,8 @@
-"""R1's route in eleven stages, each one function of the context. What runs when, and resuming, is pipeline.py's business.
+"""R1's route in eleven stages, each one function of the context. What runs when, and resuming: pipeline.py.
 
-tokenizer -> base -> zero (GRPO on the base) -> cold_start (SFT on Zero's readable samples) -> rl (language reward added)
--> reject (samples of rl, SFT from the base again) -> rl_all (all tasks) -> student_base -> distill -> student_rl -> evaluate
+tokenizer -> base -> zero (GRPO on the base) -> cold_start (SFT on Zero's readable samples)
+-> rl (language reward added) -> reject (samples of rl, SFT from the base again) -> rl_all (all tasks)
+-> student_base -> distill -> student_rl -> evaluate
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from doran.base.errors import DataError
 from doran.base.files import write_json
 from doran.engine.request import SamplingParams
 from doran.evals.run import PromptStyle, chat_style, evaluate, plain_style
+from doran.models.decoder import Decoder
 from doran.models.families import build
 from doran.recipes import sampling
 from doran.recipes.context import Context
@@ -70,14 +72,17 @@ def reinforce(ctx: Context, settings: RlStage, start: str, style: PromptStyle) -
     model = ctx.model(start)
     pool = pools(ctx.tasks, list(settings.tasks), settings.pool, ctx.seed)
     train = settings.train.model_copy(update={"seed": ctx.seed})
+    talk, draw, judges = dialect(ctx.tokenizer, style), drawing(pool, settings.tasks), rewards(settings.rewards)
+    add_files = ctx.add_files("plain" if style is plain_style else "chat")
+    look = watch(ctx, settings, model, style)
     with ctx.progress(train.steps) as progress:
         run_grpo(
-            model, dialect(ctx.tokenizer, style), drawing(pool, settings.tasks), rewards(settings.rewards), train, ctx.out_dir, progress,
-            ctx.add_files("plain" if style is plain_style else "chat"), watch=watch(ctx, settings, model, style), watch_every=settings.watch_every,
+            model, talk, draw, judges, train, ctx.out_dir, progress, add_files,
+            watch=look, watch_every=settings.watch_every,
         )  # fmt: skip
 
 
-def watch(ctx: Context, settings: RlStage, model: object, style: PromptStyle) -> Callable[[], dict[str, float]]:
+def watch(ctx: Context, settings: RlStage, model: Decoder, style: PromptStyle) -> Callable[[], dict[str, float]]:
     """A look at held-out questions of the first task: it changes nothing, it only shows the climb."""
     task = ctx.tasks[next(iter(settings.tasks))]
     items = task.generate("test", settings.watch_items, ctx.seed)
@@ -85,7 +90,8 @@ def watch(ctx: Context, settings: RlStage, model: object, style: PromptStyle) ->
 
     def look() -> dict[str, float]:
         seen = evaluate(model, ctx.tokenizer, task, items, 1, params, prompt_style=style, keep_texts=0).summary()["all"]
-        return {"eval/pass@1": seen["pass@1"].value, "eval/mean_length": seen["mean_length"].value}
+        values = {f"eval/{name}": seen[name].value for name in ("pass@1", "mean_length")}
+        return {name: value for name, value in values.items() if value is not None}
 
     return look
 

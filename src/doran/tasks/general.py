@@ -60,7 +60,7 @@ class GeneralTask:
         self.config = config or GeneralConfig()
 
     def generate(self, split: Split, n: int, seed: int, language: Languages = "mixed") -> list[Item]:
-        """`n` questions: half compare two numbers, a third ask for parity, the rest is small talk."""
+        """`n` questions: half compare two numbers, a third ask for parity, the rest is small talk (training only)."""
         check_request(split, n, language)
         each = list(languages(language, n))
 

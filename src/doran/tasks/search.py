@@ -211,6 +211,6 @@ def openings(rng: random.Random, nums: Sequence[int], language: Language, max_va
 
 
 def repeats(rng: random.Random, max_value: int) -> list[Segment]:
-    """A list of numbers said two to four times: copying from the context at its purest. The first time bears no loss."""
+    """A list of numbers said two to four times: copying from the context at its purest; the first bears no loss."""
     once = ", ".join(str(rng.randint(1, max_value // 2)) for _ in range(rng.randint(3, 10)))
     return [(once + "; ", False), ("; ".join([once] * rng.randint(1, 3)), True)]
