@@ -82,8 +82,9 @@ def main(
     use_threads(threads)
     with opened_task(task, data, settings.task) as judge:
         judge.generate("train", 1, settings.train.seed)  # a wrong file is told before anything is written
-        facts = {"verb": "distill", "model": str(model), "teacher": str(teacher), "task": task, "style": style}
-        facts |= {"teacher style": teacher_style, "data": str(data) if data else None, "language": language}
+        facts: dict[str, Any] = {"verb": "distill", "model": str(model), "teacher": str(teacher), "task": task}
+        facts |= {"style": style, "teacher style": teacher_style, "data": str(data) if data else None}
+        facts |= {"language": language}
         claim(out, {**facts, "task settings": settings.task, "sampling": sampling.model_dump(mode="json")})
         rows = teacher_rows(out, source, teacher_style, task, judge, sampling, settings.train.seed, language)
     opened = open_model(folder)

@@ -82,14 +82,15 @@ def main(
         facts = {"verb": "rl", "model": str(model), "task": task, "data": str(data) if data else None, "pool": pool}
         claim(out, {**facts, "task settings": settings.task, "rewards": weights, "language": language, "style": style})
         opened = open_model(folder)
-        assert opened.tokenizer is not None
-        wrap = prompt_style(opened.tokenizer, style)[1]
+        tokenizer = opened.tokenizer
+        assert tokenizer is not None
+        wrap = prompt_style(tokenizer, style)[1]
         look = held_out(opened, asked, wrap, train, watch_items, language) if watch_every else None
         train_in(
             out, "rl", train.steps,
             lambda progress: run_grpo(
-                opened.model, dialect(opened.tokenizer, wrap), drawing(questions, {task: 1.0}), parts, train, out,
-                progress, beside_weights(opened.tokenizer, folder), watch=look, watch_every=watch_every,
+                opened.model, dialect(tokenizer, wrap), drawing(questions, {task: 1.0}), parts, train, out,
+                progress, beside_weights(tokenizer, folder), watch=look, watch_every=watch_every,
             ),
         )  # fmt: skip
 
