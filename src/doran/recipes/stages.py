@@ -74,7 +74,7 @@ def reinforce(ctx: Context, settings: RlStage, start: str, style: PromptStyle) -
     train = settings.train.model_copy(update={"seed": ctx.seed})
     talk, draw, judges = dialect(ctx.tokenizer, style), drawing(pool, settings.tasks), rewards(settings.rewards)
     add_files = ctx.add_files("plain" if style is plain_style else "chat")
-    look = watch(ctx, settings, model, style)
+    look = watch(ctx, settings, model, style) if settings.watch_every else None
     with ctx.progress(train.steps) as progress:
         run_grpo(
             model, talk, draw, judges, train, ctx.out_dir, progress, add_files,
