@@ -114,9 +114,7 @@ def doran_step(config: ModelConfig, documents: list[list[int]], dtype: str) -> C
     return lambda: float(lm_step(model, optimizer, [packed], settings, 1.0)["loss"])
 
 
-def transformers_step(
-    config: ModelConfig, documents: list[list[int]], dtype: str, buckets: int
-) -> Callable[[], float]:
+def transformers_step(config: ModelConfig, documents: list[list[int]], dtype: str, buckets: int) -> Callable[[], float]:
     """The usual loop around a transformers model made from the same weights."""
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar

@@ -168,8 +168,8 @@ RECIPE_TEXT = """\
 
 A recipe is a YAML file. Scalars are those of YAML 1.2 (`no` is a word, `3e-4` a number); `&name`, `*name` and `<<:`
 work; a key may stand only once. An unknown key is refused and the nearest valid one is named. On the command line any
-key can be changed: `doran run FILE base.train.steps=600 zero.train.lr=3e-4`. The resolved recipe is kept in the run's folder;
-`doran run FILE --dry-run` prints it with sizes, memory and predicted times.
+key can be changed: `doran run FILE base.train.steps=600 zero.train.lr=3e-4`. The resolved recipe is kept in the run's
+folder; `doran run FILE --dry-run` prints it with sizes, memory and predicted times.
 
 Stages, in the order they run. When a section of a finished stage has changed, or a stage that it reads has, the run
 stops and says so; `--redo` makes that stage again.
