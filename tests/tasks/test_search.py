@@ -43,6 +43,10 @@ def all_true(text: str) -> bool:
     return bool(found) and all(value(parse(left)) == int(right) for left, right in found)
 
 
+def joined(segments: Sequence[Segment]) -> str:
+    return "".join(text for text, _ in segments)
+
+
 def learned(segments: Sequence[Segment]) -> list[str]:
     return [text for text, learn in segments if learn]
 
@@ -69,7 +73,7 @@ def test_branches_are_all_different_and_leave_the_third_number() -> None:
 @LANGUAGES
 def test_transcripts_say_only_true_equations_over_the_questions_numbers(language: Language) -> None:
     for rng, nums, target in puzzles(300, language):
-        text, _ = transcript(rng, nums, target, language, SearchStyle())
+        text = joined(transcript(rng, nums, target, language, SearchStyle())[0])
         assert text.startswith("<think>") and text.count("</think>") == 1 and all_true(text)
         found = BRANCH.findall(text)
         assert found
@@ -82,11 +86,21 @@ def test_transcripts_say_only_true_equations_over_the_questions_numbers(language
                 assert sorted((left, right)) == sorted((int(result), rest[0]))
 
 
+def test_only_the_choice_of_branches_is_ever_left_out_of_the_loss() -> None:
+    for rng, nums, target in puzzles(50, "en"):
+        segments, _ = transcript(rng, nums, target, "en", SearchStyle(learn_choices=0))
+        assert all(re.fullmatch(r"\d+ [-+*/] \d+", text) for text, learn in segments if not learn)
+        assert any(not learn for _, learn in segments)
+        segments, _ = transcript(rng, nums, target, "en", SearchStyle(learn_choices=1))
+        assert all(learn for _, learn in segments)
+
+
 @LANGUAGES
 def test_a_noticed_hit_is_a_right_answer_and_ends_the_thought(language: Language) -> None:
     hits = 0
     for rng, nums, target in puzzles(300, language):
-        text, hit = transcript(rng, nums, target, language, SearchStyle())
+        segments, hit = transcript(rng, nums, target, language, SearchStyle())
+        text = joined(segments)
         assert text.split("</think>")[0].endswith({"en": " yes", "ko": " 맞다"}[language]) == hit
         if hit:
             hits += 1
@@ -98,7 +112,7 @@ def test_a_noticed_hit_is_a_right_answer_and_ends_the_thought(language: Language
 def test_the_default_style_finds_few_answers(language: Language) -> None:
     """Something must be left for reinforcement learning: a base model may be right in less than 35 of 100 searches."""
     right = sum(
-        judge(nums, target, transcript(rng, nums, target, language, SearchStyle())[0]).correct
+        judge(nums, target, joined(transcript(rng, nums, target, language, SearchStyle())[0])).correct
         for rng, nums, target in puzzles(1000, language)
     )
     assert 0.05 < right / 1000 < 0.35
@@ -112,7 +126,8 @@ def test_a_search_that_never_gives_up_finds_most_answers() -> None:
 def test_overlooked_hits_are_passed_over() -> None:
     blind = SURE.model_copy(update={"overlook": 1.0})
     for rng, nums, target in puzzles(50, "en"):
-        text, hit = transcript(rng, nums, target, "en", blind)
+        segments, hit = transcript(rng, nums, target, "en", blind)
+        text = joined(segments)
         assert not hit and "; give up</think>" in text and len(BRANCH.findall(text)) == len(branches(nums, 300))
 
 
@@ -125,7 +140,8 @@ def test_the_same_seed_writes_the_same_search() -> None:
 def test_readable_keeps_true_equations_and_ends_at_the_first_hit(language: Language) -> None:
     rewritten = 0
     for rng, nums, target in puzzles(200, language):
-        text, hit = transcript(rng, nums, target, language, SURE)
+        segments, hit = transcript(rng, nums, target, language, SURE)
+        text = joined(segments)
         said = readable(text, target, language)
         assert (said is not None) == hit
         if said is None:

@@ -69,7 +69,7 @@ class CorpusWriter:
             return item.prompt, checks(rng, target, item.language, most)
         if kind == "openings":
             return item.prompt, [(openings(rng, nums, item.language, most), True)]
-        return item.prompt, [(transcript(rng, nums, target, item.language, self.corpus.search)[0], True)]
+        return item.prompt, transcript(rng, nums, target, item.language, self.corpus.search)[0]
 
     def texts(self, n: int) -> Iterator[str]:
         """`n` documents as plain text, with the words that later stages use: what the tokenizer learns from."""

@@ -29,6 +29,9 @@ class SearchStyle(StrictModel):
     stop: float = Field(0.6, ge=0, le=1, description="chance to give up after a branch")
     persistent: float = Field(0.06, ge=0, le=1, description="share of searches that never give up")
     overlook: float = Field(0.05, ge=0, le=1, description="chance not to notice a hit")
+    learn_choices: float = Field(
+        0.2, ge=0, le=1, description="share of searches whose choice of branches is learned; in the others it is given"
+    )
     max_value: int = Field(300, ge=1, description="steps with a larger result are not tried")
 
 
@@ -52,6 +55,10 @@ WORDS = {
         "yes": "맞다",
     },
 }
+
+
+Segment = tuple[str, bool]
+"""A piece of a document and whether it is to be learned: numbers drawn at random teach nothing but noise."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +96,21 @@ def branches(nums: Sequence[int], max_value: int) -> list[Branch]:
 
 def transcript(
     rng: random.Random, nums: Sequence[int], target: int, language: Language, style: SearchStyle
-) -> tuple[str, bool]:
-    """A completion `<think>...</think>answer` and whether its search noticed a hit; else the answer is wrong."""
+) -> tuple[list[Segment], bool]:
+    """A completion `<think>...</think>answer` in segments, and whether its search noticed a hit; else the answer is wrong."""
     words, order = WORDS[language], branches(nums, style.max_value)
     rng.shuffle(order)
-    persistent = rng.random() < style.persistent
-    thought, answer = "", ""
+    persistent, choices = rng.random() < style.persistent, rng.random() < style.learn_choices
+    said: list[Segment] = []
     for branch in order:
         line, answer, hit = _explore(rng, branch, target, style)
-        thought += ("; " if thought else "") + f"{words['try']}{branch.text} = {branch.value}: {line}"
+        start = ("; " if said else "<think>") + words["try"]
+        said += [(start, True), (branch.text, choices), (f" = {branch.value}: {line}", True)]
         if hit:
-            return f"<think>{thought}{words['hit']}</think>{answer}", True
+            return [*said, (f"{words['hit']}</think>{answer}", True)], True
         if not persistent and rng.random() < style.stop:
             break
-    return f"<think>{thought}; {words['stop']}</think>{answer}", False
+    return [*said, (f"; {words['stop']}</think>{answer}", True)], False
 
 
 def _explore(rng: random.Random, branch: Branch, target: int, style: SearchStyle) -> tuple[str, str, bool]:
@@ -171,10 +179,6 @@ def _in_words(equations: Sequence[str], language: Language) -> str:
 
 def _spaced(expression: str) -> str:
     return re.sub(r"\s*([-+*/])\s*", r" \1 ", expression)
-
-
-Segment = tuple[str, bool]
-"""A piece of a document and whether it is to be learned: numbers drawn at random teach nothing but noise."""
 
 
 def number_facts(rng: random.Random, max_number: int, max_value: int) -> list[Segment]:
