@@ -11,15 +11,16 @@ import pytest
 from doran.tasks.countdown import CountdownTask, judge
 from doran.tasks.expression import parse, value
 from doran.tasks.search import (
+    WORDS,
     SearchStyle,
     Segment,
     branches,
     checks,
+    demonstration,
     number_facts,
     openings,
     readable,
     readable_steps,
-    repeats,
     steps,
     transcript,
     worked,
@@ -86,13 +87,20 @@ def test_transcripts_say_only_true_equations_over_the_questions_numbers(language
                 assert sorted((left, right)) == sorted((int(result), rest[0]))
 
 
-def test_only_the_choice_of_branches_is_ever_left_out_of_the_loss() -> None:
-    for rng, nums, target in puzzles(50, "en"):
-        segments, _ = transcript(rng, nums, target, "en", SearchStyle(learn_choices=0))
-        assert all(re.fullmatch(r"\d+ [-+*/] \d+", text) for text, learn in segments if not learn)
-        assert any(not learn for _, learn in segments)
-        segments, _ = transcript(rng, nums, target, "en", SearchStyle(learn_choices=1))
-        assert all(learn for _, learn in segments)
+@LANGUAGES
+def test_demonstrations_end_at_their_only_hit_and_their_choices_are_not_learned(language: Language) -> None:
+    lengths = set()
+    for rng, nums, _ in puzzles(200, language):
+        shown = demonstration(rng, nums, language, SearchStyle(), lambda target: target % 7 != 0)
+        if shown is None:
+            continue
+        target, segments = shown
+        text = joined(segments)
+        assert target % 7 != 0 and judge(nums, target, text).correct and all_true(text)
+        assert text.count(f"= {target}{WORDS[language]['hit']}") == 1
+        assert all(WORDS[language]["try"] in t and "=" not in t for t, learn in segments if not learn)
+        lengths.add(len(segments) // 2)
+    assert lengths >= {1, 2, 3, 4, 5}
 
 
 @LANGUAGES
@@ -226,10 +234,3 @@ def test_openings_use_the_questions_numbers(language: Language) -> None:
         for opening in said:
             assert opening.startswith({"en": "try ", "ko": "시도 "}[language])
             assert sorted(int(n) for n in re.findall(r"\d+", opening)) == sorted(nums)
-
-
-def test_repeats_copy_the_list_and_the_first_time_is_not_learned() -> None:
-    for seed in range(50):
-        (once, first), (again, then) = repeats(random.Random(seed), 300)
-        assert (first, then) == (False, True)
-        assert set(again.split("; ")) == {once.removesuffix("; ")} and 1 <= len(again.split("; ")) <= 3

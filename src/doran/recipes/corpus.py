@@ -7,7 +7,7 @@ puzzles and questions never occur: items come from the tasks' training split, an
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from doran.base.rng import python_rng, seed_for
@@ -15,15 +15,16 @@ from doran.data.packing import Pack
 from doran.evals.run import plain_style
 from doran.recipes.recipe import Corpus
 from doran.tasks.arithmetic import solution_steps
+from doran.tasks.countdown import is_test
 from doran.tasks.search import (
     WORDS,
     Segment,
     checks,
+    demonstration,
     number_facts,
     openings,
     readable,
     readable_steps,
-    repeats,
     transcript,
     worked,
 )
@@ -32,7 +33,7 @@ from doran.text.parse import split_thought
 from doran.text.tokenizer import Tokenizer
 from doran.train.batch import pack
 
-KINDS = ("searches", "facts", "checks", "openings", "repeats", "arithmetic", "word_problems")
+KINDS = ("searches", "demonstrations", "facts", "checks", "openings", "arithmetic", "word_problems")
 
 
 class CorpusWriter:
@@ -42,6 +43,7 @@ class CorpusWriter:
         self.corpus, self.seed = corpus, seed
         self.weights = [getattr(corpus, kind) for kind in KINDS]
         countdown: Any = tasks["countdown"]
+        self.countdown = countdown
         self.max_number = countdown.config.max_number
         self.items = {
             name: tasks[name].generate(
@@ -50,14 +52,17 @@ class CorpusWriter:
             for name in ("countdown", "arithmetic", "word_problems")
         }
 
+    def usable(self, nums: Sequence[int], target: int) -> bool:
+        """May (nums, target) be written about: in the task's range, and not held out."""
+        config = self.countdown.config
+        return config.min_target <= target <= config.max_target and not is_test(nums, target)
+
     def document(self, rng: random.Random) -> tuple[str, list[Segment]]:
         """(question, completion in segments); a document that is no dialogue has an empty question."""
         kind = rng.choices(KINDS, self.weights)[0]
         most = self.corpus.search.max_value
         if kind == "facts":
             return "", number_facts(rng, self.max_number, most)
-        if kind == "repeats":
-            return "", repeats(rng, most)
         if kind in ("arithmetic", "word_problems"):
             item = rng.choice(self.items[kind])
             return item.prompt, [
@@ -65,6 +70,10 @@ class CorpusWriter:
             ]
         item = rng.choice(self.items["countdown"])
         nums, target = item.meta["nums"], item.meta["target"]
+        if kind == "demonstrations":
+            shown = demonstration(rng, nums, item.language, self.corpus.search, lambda t: self.usable(nums, t))
+            if shown is not None:
+                return self.countdown.prompt(nums, shown[0], item.language), shown[1]
         if kind == "checks":
             return item.prompt, checks(rng, target, item.language, most)
         if kind == "openings":

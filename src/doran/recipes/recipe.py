@@ -27,13 +27,13 @@ class TokenizerStage(StrictModel):
 class Corpus(StrictModel):
     """The pretraining text: shares of each kind of document, and how imperfect its searches are."""
 
-    searches: float = Field(0.6, ge=0, description="share of Countdown questions with a search and an answer")
-    facts: float = Field(0.15, ge=0, description="share of lines of equations")
-    checks: float = Field(0.12, ge=0, description="share of drills in telling a hit from a miss")
-    openings: float = Field(0.03, ge=0, description="share of drills in using the question's numbers")
-    repeats: float = Field(0.05, ge=0, description="share of lists said several times")
-    arithmetic: float = Field(0.1, ge=0, description="share of worked arithmetic questions")
-    word_problems: float = Field(0.1, ge=0, description="share of worked word problems")
+    searches: float = Field(0.2, ge=0, description="share of Countdown questions with a search and an answer")
+    demonstrations: float = Field(0.42, ge=0, description="share of searches led to a hit, their choices not learned")
+    facts: float = Field(0.12, ge=0, description="share of lines of equations")
+    checks: float = Field(0.08, ge=0, description="share of drills in telling a hit from a miss")
+    openings: float = Field(0.04, ge=0, description="share of drills in using the question's numbers")
+    arithmetic: float = Field(0.07, ge=0, description="share of worked arithmetic questions")
+    word_problems: float = Field(0.07, ge=0, description="share of worked word problems")
     search: SearchStyle = SearchStyle()
 
 

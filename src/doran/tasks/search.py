@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -29,9 +29,7 @@ class SearchStyle(StrictModel):
     stop: float = Field(0.6, ge=0, le=1, description="chance to give up after a branch")
     persistent: float = Field(0.06, ge=0, le=1, description="share of searches that never give up")
     overlook: float = Field(0.05, ge=0, le=1, description="chance not to notice a hit")
-    learn_choices: float = Field(
-        0.2, ge=0, le=1, description="share of searches whose choice of branches is learned; in the others it is given"
-    )
+    lead_on: float = Field(0.6, ge=0, lt=1, description="chance that a demonstration has one more branch")
     max_value: int = Field(300, ge=1, description="steps with a larger result are not tried")
 
 
@@ -97,20 +95,50 @@ def branches(nums: Sequence[int], max_value: int) -> list[Branch]:
 def transcript(
     rng: random.Random, nums: Sequence[int], target: int, language: Language, style: SearchStyle
 ) -> tuple[list[Segment], bool]:
-    """A completion `<think>...</think>answer` in segments, and whether its search noticed a hit; else the answer is wrong."""
+    """A completion `<think>...</think>answer` in segments, and whether its search noticed a hit (else it is wrong)."""
     words, order = WORDS[language], branches(nums, style.max_value)
     rng.shuffle(order)
-    persistent, choices = rng.random() < style.persistent, rng.random() < style.learn_choices
+    persistent = rng.random() < style.persistent
     said: list[Segment] = []
     for branch in order:
         line, answer, hit = _explore(rng, branch, target, style)
         start = ("; " if said else "<think>") + words["try"]
-        said += [(start, True), (branch.text, choices), (f" = {branch.value}: {line}", True)]
+        said.append((f"{start}{branch.text} = {branch.value}: {line}", True))
         if hit:
             return [*said, (f"{words['hit']}</think>{answer}", True)], True
         if not persistent and rng.random() < style.stop:
             break
     return [*said, (f"; {words['stop']}</think>{answer}", True)], False
+
+
+def demonstration(
+    rng: random.Random, nums: Sequence[int], language: Language, style: SearchStyle, usable: Callable[[int], bool]
+) -> tuple[int, list[Segment]] | None:
+    """(target, completion) of a search that is led to a hit: the target is a result of its last branch.
+
+    Which branch comes next, and that one more comes at all, is given and not learned: working out, checking and
+    answering are taught here over thoughts of every length, while choosing and persisting are not. `usable` says which
+    targets may be used (in range, not held out). None where the last branch has none.
+    """
+    words, order = WORDS[language], branches(nums, style.max_value)
+    rng.shuffle(order)
+    count = 1
+    while count < len(order) and rng.random() < style.lead_on:
+        count += 1
+    *misses, last = order[:count]
+    results = [value for _, value in steps(last.value, last.rest, style.max_value)]
+    earlier = {value for b in misses for _, value in steps(b.value, b.rest, style.max_value)}
+    targets = [value for value in dict.fromkeys(results) if value not in earlier and usable(value)]
+    if not targets:
+        return None
+    target, said = rng.choice(targets), []
+    for number, branch in enumerate(order[:count]):
+        line, answer, _ = _explore(rng, branch, target, style.model_copy(update={"overlook": 0.0}))
+        said += [
+            (("; " if number else "<think>") + words["try"] + branch.text, False),
+            (f" = {branch.value}: {line}", True),
+        ]
+    return target, [*said, (f"{words['hit']}</think>{answer}", True)]
 
 
 def _explore(rng: random.Random, branch: Branch, target: int, style: SearchStyle) -> tuple[str, str, bool]:
@@ -212,9 +240,3 @@ def openings(rng: random.Random, nums: Sequence[int], language: Language, max_va
     order = branches(nums, max_value)
     rng.shuffle(order)
     return "<think>" + "; ".join(f"{WORDS[language]['try']}{b.text}: {b.rest}" for b in order[: rng.randint(4, 9)])
-
-
-def repeats(rng: random.Random, max_value: int) -> list[Segment]:
-    """A list of numbers said two to four times: copying from the context at its purest; the first bears no loss."""
-    once = ", ".join(str(rng.randint(1, max_value // 2)) for _ in range(rng.randint(3, 10)))
-    return [(once + "; ", False), ("; ".join([once] * rng.randint(1, 3)), True)]
