@@ -23,13 +23,14 @@ from doran.tasks.search import (
     readable_steps,
     steps,
     transcript,
+    verdict,
     worked,
 )
 from doran.tasks.task import Language
 
 EQUATION = re.compile(r"(\d+ [-+*/] \d+) = (\d+)")
 BRANCH = re.compile(r"(\d+) [-+*/] (\d+) = (\d+): ([^;<]*)")
-SURE = SearchStyle(stop=0, persistent=1, overlook=0)  # finds whatever its branches reach
+SURE = SearchStyle(stop=0, persistent=1)  # finds whatever its branches reach
 LANGUAGES = pytest.mark.parametrize("language", ["en", "ko"])
 
 
@@ -131,14 +132,6 @@ def test_a_search_that_never_gives_up_finds_most_answers() -> None:
     assert sum(hits) / len(hits) > 0.9
 
 
-def test_overlooked_hits_are_passed_over() -> None:
-    blind = SURE.model_copy(update={"overlook": 1.0})
-    for rng, nums, target in puzzles(50, "en"):
-        segments, hit = transcript(rng, nums, target, "en", blind)
-        text = joined(segments)
-        assert not hit and "; give up</think>" in text and len(BRANCH.findall(text)) == len(branches(nums, 300))
-
-
 def test_the_same_seed_writes_the_same_search() -> None:
     one, two = (transcript(random.Random(3), [3, 7, 12], 45, "ko", SearchStyle()) for _ in range(2))
     assert one == two
@@ -155,23 +148,23 @@ def test_readable_keeps_true_equations_and_ends_at_the_first_hit(language: Langu
         if said is None:
             continue
         rewritten += 1
-        assert all_true(said) and said.endswith({"en": ", yes.", "ko": ", 맞다."}[language])
-        after_colons = [r for part in said.split(". ") for _, r in EQUATION.findall(part.split(": ")[1])]
+        assert all_true(said) and said.endswith(WORDS[language]["hit"])
+        after_colons = [r for part in said.split("; ") for _, r in EQUATION.findall(part.split(": ")[1])]
         assert after_colons.index(str(target)) == len(after_colons) - 1
     assert rewritten > 100
 
 
 def test_readable_in_words() -> None:
-    thought = "try 3 + 7 = 10: 10 + 12 = 22, 12 - 10 = 2; try 3 * 7 = 21: 21 + 12 = 33, 21 - 12 = 9; try"
-    english = "let me try 3 + 7 = 10: 10 + 12 = 22, 12 - 10 = 2, no. next 3 * 7 = 21: 21 + 12 = 33, yes."
-    korean = "먼저 3 + 7 = 10: 10 + 12 = 22, 12 - 10 = 2, 아니다. 다음 3 * 7 = 21: 21 + 12 = 33, 맞다."
+    thought = "try 3 + 7 = 10: 10 + 12 = 22 low, 12 - 10 = 2; try 3 * 7 = 21: 21 + 12 = 33, 21 - 12 = 9 high; try"
+    english = "let me try 3 + 7 = 10: 10 + 12 = 22 low, 12 - 10 = 2 low; next try 3 * 7 = 21: 21 + 12 = 33 yes"
+    korean = "먼저 시도 3 + 7 = 10: 10 + 12 = 22 작다, 12 - 10 = 2 작다; 다음 시도 3 * 7 = 21: 21 + 12 = 33 맞다"
     assert (readable(thought, 33, "en"), readable(thought, 33, "ko")) == (english, korean)
 
 
 def test_readable_says_nothing_twice() -> None:
     miss, hit = "try 3 + 7 = 10: 10 + 12 = 22, 10 + 12 = 22", "try 3 * 7 = 21: 21 + 12 = 33"
     said = readable("; ".join([miss, miss, hit]), 33, "en")
-    assert said == "let me try 3 + 7 = 10: 10 + 12 = 22, no. next 3 * 7 = 21: 21 + 12 = 33, yes."
+    assert said == "let me try 3 + 7 = 10: 10 + 12 = 22 low; next try 3 * 7 = 21: 21 + 12 = 33 yes"
 
 
 @LANGUAGES
@@ -214,15 +207,15 @@ def test_number_facts_are_true_and_only_their_results_are_learned() -> None:
 
 
 @LANGUAGES
-def test_checks_say_yes_to_the_target_alone_and_only_verdicts_are_learned(language: Language) -> None:
-    word, hits, misses = {"en": " yes", "ko": " 맞다"}[language], 0, 0
+def test_checks_compare_with_the_target_and_only_verdicts_are_learned(language: Language) -> None:
+    hits = misses = 0
     for seed in range(100):
         opening, *rest = checks(random.Random(seed), 51, language, 300)
         assert opening == ("<think>", False)
-        for (number, drawn), (verdict, judged) in zip(rest[::2], rest[1::2], strict=True):
-            assert not drawn and judged and verdict == (word if number == "51" else "") + ", "
+        for (number, drawn), (said, judged) in zip(rest[::2], rest[1::2], strict=True):
+            assert not drawn and judged and said == verdict(int(number), 51, language) + ", "
             hits, misses = hits + (number == "51"), misses + (number != "51")
-    assert 0.3 < hits / (hits + misses) < 0.5
+    assert 0.2 < hits / (hits + misses) < 0.4
 
 
 @LANGUAGES

@@ -90,7 +90,7 @@ class CorpusWriter:
             yield thought
             yield answer
             words = WORDS[("en", "ko")[index % 2]]
-            yield f"{words['first']}1, {words['no']}. {words['next']}2, {words['yes']}."
+            yield f"{words['first']}1; {words['next']}2"
             if index % 4 == 0:
                 item = self.items["word_problems"][index % len(self.items["word_problems"])]
                 yield worked(solution_steps(item), item.language, in_words=True)

@@ -1,13 +1,12 @@
 """Search in writing: what a thought about a Countdown puzzle with three numbers looks like.
 
-A thought opens branches ("try 3 * 7 = 21: 21 + 12 = 33, 21 - 12 = 9; ..."): a first step with two of the numbers, then
-steps with its result and the third. For pretraining, `transcript` writes the imperfect, short searches a base model
-learns from: branches come in random order, most searches stop after one or two of them without an answer, some overlook
-a hit. Inside a branch the order is fixed, so that the only thing left to chance is which branch comes next, and the
-gradient is not spent on guessing it token by token.
-Checking is there to be learned (`checks`, `openings` and `repeats` drill it: comparing with the target, using the given
-numbers, copying); persistence is not: that is left to reinforcement learning. `readable` rewrites a correct thought by
-rule for the cold start. Not here: puzzles and the judge (countdown.py), and the prompt's wrapping.
+A thought opens branches ("try 3 * 7 = 21: 21 + 12 = 33 low, 21 - 12 = 9 low; ..."): a first step with two of the numbers,
+then steps with its result and the third, each compared with the target. For pretraining, `transcript` writes the short
+searches a base model learns from: branches come in random order, most searches give up after one or two of them, with a
+wrong answer. Inside a branch the order is fixed, so that the gradient is not spent on guessing it token by token.
+Checking is there to be learned (`demonstration`, `checks`, `openings`); persistence is not: that is left to reinforcement
+learning. `readable` rewrites a correct thought by rule for the cold start.
+Not here: puzzles and the judge (countdown.py), and the prompt's wrapping.
 """
 
 from __future__ import annotations
@@ -28,31 +27,26 @@ class SearchStyle(StrictModel):
 
     stop: float = Field(0.6, ge=0, le=1, description="chance to give up after a branch")
     persistent: float = Field(0.06, ge=0, le=1, description="share of searches that never give up")
-    overlook: float = Field(0.05, ge=0, le=1, description="chance not to notice a hit")
     lead_on: float = Field(0.6, ge=0, lt=1, description="chance that a demonstration has one more branch")
     max_value: int = Field(300, ge=1, description="steps with a larger result are not tried")
 
 
 WORDS = {
     "en": {
-        "try": "try ",
-        "hit": " yes",
-        "stop": "give up",
-        "first": "let me try ",
-        "next": "next ",
-        "no": "no",
-        "yes": "yes",
+        "try": "try ", "low": " low", "high": " high", "hit": " yes", "stop": "give up",
+        "first": "let me try ", "next": "next try ",
     },
     "ko": {
-        "try": "시도 ",
-        "hit": " 맞다",
-        "stop": "포기",
-        "first": "먼저 ",
-        "next": "다음 ",
-        "no": "아니다",
-        "yes": "맞다",
+        "try": "시도 ", "low": " 작다", "high": " 크다", "hit": " 맞다", "stop": "포기",
+        "first": "먼저 시도 ", "next": "다음 시도 ",
     },
-}
+}  # fmt: skip
+"""Low and high compare a result with the target: a verdict on every step is dense teaching, a rare "yes" is not."""
+
+
+def verdict(value: int, target: int, language: Language) -> str:
+    """The word after a result."""
+    return WORDS[language]["hit" if value == target else "low" if value < target else "high"]
 
 
 Segment = tuple[str, bool]
@@ -101,11 +95,11 @@ def transcript(
     persistent = rng.random() < style.persistent
     said: list[Segment] = []
     for branch in order:
-        line, answer, hit = _explore(rng, branch, target, style)
+        line, answer, hit = _explore(branch, target, language, style)
         start = ("; " if said else "<think>") + words["try"]
         said.append((f"{start}{branch.text} = {branch.value}: {line}", True))
         if hit:
-            return [*said, (f"{words['hit']}</think>{answer}", True)], True
+            return [*said, (f"</think>{answer}", True)], True
         if not persistent and rng.random() < style.stop:
             break
     return [*said, (f"; {words['stop']}</think>{answer}", True)], False
@@ -133,26 +127,26 @@ def demonstration(
         return None
     target, said = rng.choice(targets), []
     for number, branch in enumerate(order[:count]):
-        line, answer, _ = _explore(rng, branch, target, style.model_copy(update={"overlook": 0.0}))
+        line, answer, _ = _explore(branch, target, language, style)
         said += [
             (("; " if number else "<think>") + words["try"] + branch.text, False),
             (f" = {branch.value}: {line}", True),
         ]
-    return target, [*said, (f"{words['hit']}</think>{answer}", True)]
+    return target, [*said, (f"</think>{answer}", True)]
 
 
-def _explore(rng: random.Random, branch: Branch, target: int, style: SearchStyle) -> tuple[str, str, bool]:
-    """Steps from a branch's value: the text, the last one as a full expression, and whether it is a noticed hit."""
+def _explore(branch: Branch, target: int, language: Language, style: SearchStyle) -> tuple[str, str, bool]:
+    """Steps from a branch's value up to a hit: the text, the last one as a full expression, and whether it is a hit."""
     said, answer = [], ""
     for template, value in steps(branch.value, branch.rest, style.max_value):
-        said.append(f"{template.format(a=branch.value, b=branch.rest)} = {value}")
+        said.append(f"{template.format(a=branch.value, b=branch.rest)} = {value}{verdict(value, target, language)}")
         answer = template.format(a=f"({branch.text})", b=branch.rest)
-        if value == target and rng.random() >= style.overlook:
+        if value == target:
             return ", ".join(said), answer, True
     return ", ".join(said), answer, False
 
 
-_BRANCH = re.compile(r"(\d+ [-+*/] \d+ = \d+): ((?:\d+ [-+*/] \d+ = \d+(?:, )?)+)")
+_BRANCH = re.compile(r"(\d+ [-+*/] \d+ = \d+): ([^;:]*)")
 _EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 
 
@@ -161,22 +155,20 @@ def readable(thought: str, target: int, language: Language) -> str | None:
 
     It ends at the first hit. None where an equation is wrong or there is no hit: that is not worth learning from.
     """
-    words = WORDS[language]
-    lines: list[str] = []
-    seen: set[tuple[str, str]] = set()
+    words, lines, opened = WORDS[language], [], set[str]()
     for opening, body in _BRANCH.findall(thought):
-        equations = [m.group() for m in _EQUATION.finditer(body)]
+        equations = list(dict.fromkeys(m.group() for m in _EQUATION.finditer(body)))
         if not all(map(_holds, [opening, *equations])):
             return None
-        fresh = [e for e in dict.fromkeys(equations) if (opening, e) not in seen]
-        seen.update((opening, e) for e in fresh)
-        hit = next((i for i, e in enumerate(fresh) if int(e.rsplit(" ", 1)[1]) == target), None)
-        if fresh:
-            start = words["next"] if lines else words["first"]
-            kept = fresh if hit is None else fresh[: hit + 1]
-            lines.append(f"{start}{opening}: {', '.join(kept)}, {words['no' if hit is None else 'yes']}")
-        if hit is not None:
-            return ". ".join(lines) + "."
+        if opening in opened or not equations:
+            continue
+        opened.add(opening)
+        results = [int(e.rsplit(" ", 1)[1]) for e in equations]
+        kept = equations[: results.index(target) + 1] if target in results else equations
+        said = [e + verdict(value, target, language) for e, value in zip(kept, results, strict=False)]
+        lines.append(f"{words['next'] if lines else words['first']}{opening}: {', '.join(said)}")
+        if target in results:
+            return "; ".join(lines)
     return None
 
 
@@ -222,16 +214,16 @@ def number_facts(rng: random.Random, max_number: int, max_value: int) -> list[Se
 
 
 def checks(rng: random.Random, target: int, language: Language, max_value: int) -> list[Segment]:
-    """A drill in telling a hit from a miss: "51 yes, 62, 49, 51 yes, 53"; only the verdicts are to be learned.
+    """A drill in comparing with the target: "51 yes, 62 high, 49 low"; only the verdicts are to be learned.
 
-    Four in ten are hits, and some misses are close.
+    Three in ten are hits, and three in ten of the misses are close.
     """
     said: list[Segment] = [("<think>", False)]
     for _ in range(rng.randint(5, 12)):
         near = rng.random() < 0.3
         value = max(1, target + rng.choice([-10, -2, -1, 1, 2, 10])) if near else rng.randint(1, max_value // 2)
-        hit = rng.random() < 0.4 or value == target
-        said += [(str(target if hit else value), False), ((WORDS[language]["hit"] if hit else "") + ", ", True)]
+        value = target if rng.random() < 0.3 else value
+        said += [(str(value), False), (verdict(value, target, language) + ", ", True)]
     return said
 
 
