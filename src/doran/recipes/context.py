@@ -14,7 +14,7 @@ from doran.base.files import write_atomic
 from doran.base.runlog import Progress
 from doran.models.decoder import Decoder
 from doran.models.weights import load_model
-from doran.recipes.recipe import Recipe
+from doran.recipes.recipe import TASKS, Recipe
 from doran.tasks.task import Task, get_task
 from doran.text.tokenizer import Tokenizer
 
@@ -47,7 +47,7 @@ class Context:
     @cached_property
     def tasks(self) -> dict[str, Task]:
         """The recipe's tasks, with the general one."""
-        names = dict.fromkeys([*self.recipe.tasks, "countdown", "arithmetic", "word_problems", "general"])
+        names = dict.fromkeys([*self.recipe.tasks, *TASKS])
         return {name: get_task(name, **self.recipe.tasks.get(name, {})) for name in names}
 
     def model(self, stage: str) -> Decoder:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from doran.arch.config import ModelConfig
 from doran.arch.count import parameters
+from doran.base.rng import python_rng
 from doran.evals.run import plain_style
 from doran.plan import Efficiency, Grpo, Hardware, Pretrain, Sft, StagePlan, plan_grpo, plan_pretrain, plan_sft
 from doran.plan.memory import Memory, cache_bytes, stored_parameters
@@ -61,10 +62,8 @@ def measure(recipe: Recipe) -> Lengths:
     writer = CorpusWriter(tasks, recipe.base.corpus, recipe.seed, pool=SAMPLE)
     settings = recipe.tokenizer
     tokenizer = train_bpe(writer.texts(SAMPLE), settings.vocab_size, settings.whole_numbers_up_to)
-    from doran.base.rng import python_rng
-
     rng = python_rng("forecast", recipe.seed)
-    documents = [encode_document(tokenizer, *writer.document(rng)) for _ in range(SAMPLE)]
+    documents = [encode_document(tokenizer, *writer.document(rng))[0] for _ in range(SAMPLE)]
     questions = [plain_style(tokenizer, item.prompt) for item in writer.items["countdown"]]
     return Lengths(*(round(sum(map(len, texts)) / len(texts)) for texts in (documents, questions)))
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from doran.arch.config import ModelConfig
 from doran.base.config import StrictModel, apply_overrides, build, load_yaml
+from doran.base.errors import suggest
 from doran.base.rng import seed_for
+from doran.recipes.questions import REWARDS
 from doran.tasks.search import SearchStyle
 from doran.train.grpo import GrpoSettings
 from doran.train.pretrain import PretrainSettings
 from doran.train.sft import SftSettings
+
+TASKS = ("countdown", "arithmetic", "word_problems", "general")
+"""Tasks that every recipe has, with their defaults unless it describes them."""
 
 
 class TokenizerStage(StrictModel):
@@ -55,6 +60,13 @@ class RlStage(StrictModel):
     watch_every: int = Field(0, ge=0, description="steps between looks at held-out pass@1 (0: never)")
     watch_items: int = Field(100, ge=1, description="held-out questions of such a look")
 
+    @field_validator("rewards")
+    @classmethod
+    def _known_rewards(cls, weights: dict[str, float]) -> dict[str, float]:
+        if unknown := [name for name in weights if name not in REWARDS]:
+            raise ValueError(f"there is no reward {unknown[0]}; {suggest(unknown[0], REWARDS)}")
+        return weights
+
 
 class Sampling(StrictModel):
     """How a model is asked for the samples that a next one learns from."""
@@ -77,10 +89,10 @@ class SftStage(StrictModel):
 class EvalStage(StrictModel):
     """The last stage: every model on every task."""
 
-    items: int = Field(200, ge=1, description="held-out questions per task, half in each language")
+    items: int = Field(200, ge=2, description="held-out questions per task, half in each language")
     samples: int = Field(4, ge=1, description="completions per question (k)")
     cons_items: int = Field(
-        0, ge=0, description="questions of the extra run with 16 completions, for cons@16 and pass@16"
+        0, ge=0, multiple_of=2, description="questions of the extra run with 16 completions, for cons@16 and pass@16"
     )
     temperature: float = Field(0.6, ge=0)
     max_new_tokens: int = Field(400, ge=1)
@@ -109,6 +121,16 @@ class Recipe(StrictModel):
     distill: SftStage
     student_rl: RlStage
     evaluate: EvalStage = EvalStage()
+
+    @model_validator(mode="after")
+    def _known_tasks(self) -> Self:
+        known = [*self.tasks, *TASKS]
+        for value in vars(self).values():
+            asked = value.tasks if isinstance(value, RlStage) else {}
+            asked = value.sampling.questions if isinstance(value, SftStage) else asked
+            if unknown := [name for name in asked if name not in known]:
+                raise ValueError(f"a stage asks for the task {unknown[0]}, which tasks does not describe")
+        return self
 
     def seed_of(self, stage: str) -> int:
         """The seed of one stage's random streams, 31 bits."""
