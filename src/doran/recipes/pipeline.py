@@ -81,10 +81,13 @@ def run_stage(ctx: Context, stage: Stage, print_: str) -> None:
 
 
 def ready(folder: Path, print_: str, redo: bool) -> bool:
-    """Is the stage finished with these very settings? One of other settings is an error, or discarded with `redo`."""
+    """Is the stage finished with these very settings? One of other settings is an error, or discarded with `redo`.
+
+    A stage that failed before it made anything worth keeping is discarded without being asked.
+    """
     marker = folder / "fingerprint.json"
     if marker.exists() and read_json(marker)["fingerprint"] != print_:
-        if not redo:
+        if not redo and any((folder / made).exists() for made in ("done.json", "checkpoints", "samples.jsonl")):
             raise ConfigError(
                 f"{folder} was made with other settings",
                 hint="give the recipe another name, or add --redo to discard and make it again",

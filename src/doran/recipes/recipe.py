@@ -126,8 +126,8 @@ class Recipe(StrictModel):
     def _known_tasks(self) -> Self:
         known = [*self.tasks, *TASKS]
         for value in vars(self).values():
-            asked = value.tasks if isinstance(value, RlStage) else {}
-            asked = value.sampling.questions if isinstance(value, SftStage) else asked
+            asked = list(value.tasks) if isinstance(value, RlStage) else []
+            asked += value.sampling.questions if isinstance(value, SftStage) else []
             if unknown := [name for name in asked if name not in known]:
                 raise ValueError(f"a stage asks for the task {unknown[0]}, which tasks does not describe")
         return self
