@@ -99,8 +99,9 @@ def test_demonstrations_end_at_their_only_hit_and_their_choices_are_not_learned(
         text = joined(segments)
         assert target % 7 != 0 and judge(nums, target, text).correct and all_true(text)
         assert text.count(f"= {target}{WORDS[language]['hit']}") == 1
-        assert all(WORDS[language]["try"] in t and "=" not in t for t, learn in segments if not learn)
-        lengths.add(len(segments) // 2)
+        assert all("=" not in t for t, learn in segments if not learn)
+        assert not segments[-3][1]  # the choice of the branch with the hit
+        lengths.add(len(segments) // 3)
     assert lengths >= {1, 2, 3, 4, 5}
 
 

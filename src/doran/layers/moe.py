@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from doran.arch.config import ModelConfig
 from doran.native import ops
 
+ROUND_ROWS = (128, 16)
+
 
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x))."""
@@ -119,6 +121,28 @@ class Router(nn.Module):
         return biased_TE.topk(c.num_experts_per_tok, dim=-1).indices
 
 
+def expert_layout(experts_Tk: Tensor, num_experts: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Where each of the T*k (token, expert) pairs goes when rows are grouped by expert.
+
+    -> rows_P, the pair in each of the P rows; place_R, the row of each pair; the P rows' split over the experts. With
+    many rows, an expert's are rounded up to one of ROUND_ROWS: matrix products then meet few different shapes, and the
+    library that runs them keeps the code it made for each. Rows without a pair repeat pair 0; nothing reads them.
+    """
+    flat_R = experts_Tk.flatten()
+    order_R = flat_R.argsort(stable=True)
+    counts_E = torch.bincount(flat_R, minlength=num_experts)
+    step = next((r for r in ROUND_ROWS if len(flat_R) >= r * num_experts), 1)
+    sizes_E = (counts_E + step - 1) // step * step
+    shift_E = (sizes_E - counts_E).cumsum(0) - (sizes_E - counts_E)
+    place_sorted_R = torch.arange(len(flat_R), device=flat_R.device) + shift_E.repeat_interleave(counts_E)
+    segments = sizes_E.tolist()
+    rows_P = flat_R.new_zeros(sum(segments))
+    rows_P[place_sorted_R] = order_R
+    place_R = torch.empty_like(order_R)
+    place_R[order_R] = place_sorted_R
+    return rows_P, place_R, segments
+
+
 class Experts(nn.Module):
     """The stacked weights of the routed experts and the work they do."""
 
@@ -131,21 +155,17 @@ class Experts(nn.Module):
     def forward(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """Sum of the chosen experts' weighted outputs -> (T, D). Tokens are sorted by expert once; gathers only, so the
         result does not depend on threads."""
-        flat = experts_Tk.flatten()
-        order = flat.argsort(stable=True)
-        inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(len(order), device=order.device)
-        counts = torch.bincount(flat, minlength=len(self.gate_up_proj)).tolist()
+        rows_P, place_R, segments = expert_layout(experts_Tk, len(self.gate_up_proj))
         kind = x_TD.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_TD.dtype
-        x_PD = ops.expert_gather(x_TD.to(dtype), order, inverse, experts_Tk.shape[1])
+        x_PD = ops.expert_gather(x_TD.to(dtype), rows_P, place_R, experts_Tk.shape[1])
         gate_up, down = self.gate_up_proj.to(dtype).unbind(0), self.down_proj.to(dtype).unbind(0)
         parts = [
             F.linear(ops.swiglu(F.linear(part, gate_up[e])), down[e])
-            for e, part in enumerate(x_PD.split(counts))
-            if counts[e]
+            for e, part in enumerate(x_PD.split(segments))
+            if segments[e]
         ]
-        return ops.expert_combine(torch.cat(parts), inverse, weights_Tk)
+        return ops.expert_combine(torch.cat(parts), place_R, weights_Tk)
 
     def slow(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """The same, token by token: the reference for tests."""

@@ -167,16 +167,16 @@ class _ExpertGather(torch.autograd.Function):
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, None, None, None]:
         (inverse,) = ctx.saved_tensors
         gy = gy.contiguous()
-        gx = torch.empty((gy.shape[0] // ctx.k, gy.shape[1]), dtype=gy.dtype)
+        gx = torch.empty((inverse.shape[0] // ctx.k, gy.shape[1]), dtype=gy.dtype)
         call("combine_forward", gy.dtype, gy, inverse, None, gx, gx.shape[0], ctx.k, gx.shape[1])
         return gx, None, None, None
 
 
-def expert_gather(x_TD: Tensor, order_R: Tensor, inverse_R: Tensor, k: int) -> Tensor:
-    """Tokens repeated k times, in expert order; order is a permutation of the T*k pairs and inverse its inverse."""
+def expert_gather(x_TD: Tensor, rows_P: Tensor, place_R: Tensor, k: int) -> Tensor:
+    """Row p is the token of pair rows[p]; place[r] is the row of pair r. Rows that no pair owns get no gradient."""
     if usable(x_TD):
-        return _ExpertGather.apply(x_TD, order_R, inverse_R, k)
-    return reference.expert_gather(x_TD, order_R, inverse_R, k)
+        return _ExpertGather.apply(x_TD, rows_P, place_R, k)
+    return reference.expert_gather(x_TD, rows_P, place_R, k)
 
 
 class _ExpertCombine(torch.autograd.Function):
@@ -192,16 +192,16 @@ class _ExpertCombine(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gout: Tensor) -> tuple[Tensor, None, Tensor]:
         y, inverse, weight = ctx.saved_tensors
-        gy, gw = torch.empty_like(y), torch.empty_like(weight)
+        gy, gw = torch.zeros_like(y), torch.empty_like(weight)  # rows that no pair owns get no gradient
         call("combine_backward", y.dtype, gout.contiguous(), y, inverse, weight, gy, gw, *weight.shape, y.shape[1])
         return gy, None, gw
 
 
-def expert_combine(y_RD: Tensor, inverse_R: Tensor, weight_TK: Tensor) -> Tensor:
-    """Weighted sum of each token's k expert outputs, back in token order; weights fp32."""
-    if usable(y_RD) and weight_TK.dtype == torch.float32:
-        return _ExpertCombine.apply(y_RD, inverse_R, weight_TK)
-    return reference.expert_combine(y_RD, inverse_R, weight_TK)
+def expert_combine(y_PD: Tensor, place_R: Tensor, weight_TK: Tensor) -> Tensor:
+    """Weighted sum of each token's k expert outputs, which stand in rows place[t * k ...]; weights fp32. (T, D)."""
+    if usable(y_PD) and weight_TK.dtype == torch.float32:
+        return _ExpertCombine.apply(y_PD, place_R, weight_TK)
+    return reference.expert_combine(y_PD, place_R, weight_TK)
 
 
 class _TokenLogprobs(torch.autograd.Function):

@@ -1,7 +1,8 @@
 """The slow, obvious form of every native kernel, in plain torch.
 
 Tests tie the two; machines without a compiler run these.
-Legend: T tokens, H heads, G key/value heads, N rows, D width, K experts per token.
+Legend: T tokens, H heads, G key/value heads, N rows, D width, K experts per token; R = T*K pairs of token
+and expert, P rows that hold them grouped by expert.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ def swiglu_pair(gate: Tensor, up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-def expert_gather(x_TD: Tensor, order_R: Tensor, inverse_R: Tensor, k: int) -> Tensor:
-    """Row r of the result is the token of routed pair order[r] (pairs are token-major: pair = token * k + choice)."""
-    return x_TD[order_R // k]
+def expert_gather(x_TD: Tensor, rows_P: Tensor, place_R: Tensor, k: int) -> Tensor:
+    """Row p of the result is the token of pair rows[p] (pairs are token-major: pair = token * k + choice)."""
+    return x_TD[rows_P // k]
 
 
-def expert_combine(y_RD: Tensor, inverse_R: Tensor, weight_TK: Tensor) -> Tensor:
-    """sum_k weight[t, k] * y[inverse[t * k]], back in token order: (T, D)."""
+def expert_combine(y_PD: Tensor, place_R: Tensor, weight_TK: Tensor) -> Tensor:
+    """sum_k weight[t, k] * y[place[t * k + k]], back in token order: (T, D)."""
     num_tokens, k = weight_TK.shape
-    return (y_RD[inverse_R].view(num_tokens, k, -1).float() * weight_TK[..., None]).sum(1).to(y_RD.dtype)
+    return (y_PD[place_R].view(num_tokens, k, -1).float() * weight_TK[..., None]).sum(1).to(y_PD.dtype)
 
 
 def token_logprobs(logits_NV: Tensor, target_N: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from doran.tasks.search import (
 from doran.tasks.task import Item, Task
 from doran.text.parse import split_thought
 from doran.text.tokenizer import Tokenizer
-from doran.train.batch import pack
+from doran.train.batch import ROUND_TOKENS, pack
 
 KINDS = ("searches", "demonstrations", "facts", "checks", "openings", "arithmetic", "word_problems")
 
@@ -122,7 +122,7 @@ def packs(writer: CorpusWriter, tokenizer: Tokenizer, tokens: int, first: int) -
             documents.append(encode_document(tokenizer, *writer.document(rng)))
             room -= len(documents[-1][0]) - 1
         documents.sort(key=lambda d: len(d[0]))
-        yield pack(documents)
+        yield pack(documents, round_to=ROUND_TOKENS)
         index += 1
 
 

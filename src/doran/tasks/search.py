@@ -1,11 +1,11 @@
 """Search in writing: what a thought about a Countdown puzzle with three numbers looks like.
 
-A thought opens branches ("try 3 * 7 = 21: 21 + 12 = 33 low, 21 - 12 = 9 low; ..."): a first step with two of the numbers,
-then steps with its result and the third, each compared with the target. For pretraining, `transcript` writes the short
-searches a base model learns from: branches come in random order, most searches give up after one or two of them, with a
-wrong answer. Inside a branch the order is fixed, so that the gradient is not spent on guessing it token by token.
-Checking is there to be learned (`demonstration`, `checks`, `openings`); persistence is not: that is left to reinforcement
-learning. `readable` rewrites a correct thought by rule for the cold start.
+A thought opens branches ("try 3 * 7 = 21: 21 + 12 = 33 low, 21 - 12 = 9 low; ..."): a first step with two of the
+numbers, then steps with its result and the third, each compared with the target. For pretraining, `transcript` writes
+the short searches a base model learns from: branches come in random order, most searches give up after one or two of
+them, with a wrong answer. Inside a branch the order is fixed, so that the gradient is not spent on guessing it.
+Checking is there to be learned (`demonstration`, `checks`, `openings`); persistence is not: that is left to
+reinforcement learning. `readable` rewrites a correct thought by rule for the cold start.
 Not here: puzzles and the judge (countdown.py), and the prompt's wrapping.
 """
 
@@ -27,8 +27,8 @@ class SearchStyle(StrictModel):
 
     stop: float = Field(0.6, ge=0, le=1, description="chance to give up after a branch")
     persistent: float = Field(0.06, ge=0, le=1, description="share of searches that never give up")
-    lead_on: float = Field(0.6, ge=0, lt=1, description="chance that a demonstration has one more branch")
-    max_value: int = Field(300, ge=1, description="steps with a larger result are not tried")
+    lead_on: float = Field(0.7, ge=0, lt=1, description="chance that a demonstration has one more branch")
+    max_value: int = Field(150, ge=1, description="steps with a larger result are not tried")
 
 
 WORDS = {
@@ -110,9 +110,10 @@ def demonstration(
 ) -> tuple[int, list[Segment]] | None:
     """(target, completion) of a search that is led to a hit: the target is a result of its last branch.
 
-    Which branch comes next, and that one more comes at all, is given and not learned: working out, checking and
-    answering are taught here over thoughts of every length, while choosing and persisting are not. `usable` says which
-    targets may be used (in range, not held out). None where the last branch has none.
+    That one more branch comes at all is given and not learned, nor is the choice of the last one, which knows the
+    target: working out, checking and answering are taught here over thoughts of every length, while choosing well and
+    persisting are not. `usable` says which targets may be used (in range, not held out). None where the last branch
+    has none.
     """
     words, order = WORDS[language], branches(nums, style.max_value)
     rng.shuffle(order)
@@ -126,10 +127,12 @@ def demonstration(
     if not targets:
         return None
     target, said = rng.choice(targets), []
+    choices = rng.random() < 0.5  # of the misses: they are uniform, so learning them says nothing about what to choose
     for number, branch in enumerate(order[:count]):
         line, answer, _ = _explore(branch, target, language, style)
         said += [
-            (("; " if number else "<think>") + words["try"] + branch.text, False),
+            (("; " if number else "<think>") + words["try"], False),
+            (branch.text, choices and branch is not last),
             (f" = {branch.value}: {line}", True),
         ]
     return target, [*said, (f"</think>{answer}", True)]

@@ -12,8 +12,13 @@ import torch
 from doran.data.packing import Pack
 from doran.train.losses import IGNORE
 
+ROUND_TOKENS = 128
+"""Packs are filled up to a multiple of so many tokens: the matrix library makes code for each new shape, once."""
 
-def pack(samples: Sequence[tuple[Sequence[int], Sequence[bool]]], device: torch.device | str = "cpu") -> Pack:
+
+def pack(
+    samples: Sequence[tuple[Sequence[int], Sequence[bool]]], device: torch.device | str = "cpu", round_to: int = 1
+) -> Pack:
     """One pack of (ids, loss_mask) samples of two ids or more; target i is ids[i+1], or IGNORE unless mask[i+1]."""
     tokens: list[int] = []
     targets: list[int] = []
@@ -23,6 +28,12 @@ def pack(samples: Sequence[tuple[Sequence[int], Sequence[bool]]], device: torch.
         tokens += ids[:-1]
         targets += [t if m else IGNORE for t, m in zip(ids[1:], mask[1:], strict=True)]
         positions += range(len(ids) - 1)
+        borders.append(len(tokens))
+    filler = -len(tokens) % round_to
+    if filler:  # one more document that nobody learns from
+        tokens += [0] * filler
+        targets += [IGNORE] * filler
+        positions += range(filler)
         borders.append(len(tokens))
     as_tensor = lambda values: torch.tensor(values, dtype=torch.long, device=device)  # noqa: E731
     return Pack(as_tensor(tokens), as_tensor(positions), as_tensor(targets), as_tensor(borders).int())

@@ -25,6 +25,7 @@ from doran.data.packing import Pack
 from doran.layers.attention import PackedAttend
 from doran.layers.moe import RouterStats, update_router_bias
 from doran.models.decoder import Decoder
+from doran.train.batch import ROUND_TOKENS
 from doran.train.loop import Loop, LoopSettings, Metrics, StepFn
 from doran.train.losses import IGNORE, linear_cross_entropy, mtp_targets
 from doran.train.optim import Optimizer, build_optimizer
@@ -167,7 +168,13 @@ def every(pack: Pack, stride: int) -> tuple[Tensor | slice, Pack]:
     document_T = torch.arange(len(sizes)).repeat_interleave(sizes)
     rows_T = (document_T % stride == 0).nonzero().squeeze(1)
     cu_seqlens = torch.cat([sizes.new_zeros(1), sizes[::stride].cumsum(0)]).to(pack.cu_seqlens.dtype)
-    return rows_T, Pack(pack.tokens_T[rows_T], pack.positions_T[rows_T], pack.targets_T[rows_T], cu_seqlens)
+    filler = -len(rows_T) % ROUND_TOKENS
+    if filler:  # repeats of row 0 as one more document, without targets
+        rows_T = torch.cat([rows_T, rows_T.new_zeros(filler)])
+        cu_seqlens = torch.cat([cu_seqlens, cu_seqlens[-1:] + filler])
+    targets_T = pack.targets_T[rows_T]
+    targets_T[len(rows_T) - filler :] = IGNORE
+    return rows_T, Pack(pack.tokens_T[rows_T], pack.positions_T[rows_T], targets_T, cu_seqlens)
 
 
 def head_weight(model: Decoder) -> Tensor:

@@ -17,7 +17,7 @@ from doran.base.rng import python_rng
 from doran.base.runlog import Progress
 from doran.data.packing import Pack
 from doran.models.decoder import Decoder
-from doran.train.batch import pack
+from doran.train.batch import ROUND_TOKENS, pack
 from doran.train.loop import Loop, StepFn
 from doran.train.optim import build_optimizer
 from doran.train.pretrain import LmSettings, lm_step_fn
@@ -64,7 +64,7 @@ def run_sft(
     device = next(model.parameters()).device
 
     def take(step: int) -> list[Pack]:
-        return [pack([samples[i] for i in plan[step]], device)]
+        return [pack([samples[i] for i in plan[step]], device, ROUND_TOKENS)]
 
     def start(first: int) -> StepFn:
         return lm_step_fn(loop, take)

@@ -16,7 +16,7 @@ from doran.data.packing import Pack
 from doran.layers.attention import PackedAttend
 from doran.layers.moe import RouterStats, update_router_bias
 from doran.models.decoder import Decoder
-from doran.train.batch import by_tokens, pack
+from doran.train.batch import ROUND_TOKENS, by_tokens, pack
 from doran.train.grpo_settings import GrpoSettings
 from doran.train.loop import Metrics
 from doran.train.losses import (
@@ -181,7 +181,7 @@ def _micro_batch(samples: list[Sample], weights_S: Tensor, device: torch.device 
         ([*x.prompt_ids, *x.completion.token_ids], [False] * len(x.prompt_ids) + [True] * x.length) for x in samples
     ]
     return MicroBatch(
-        batch=pack(masked, device),
+        batch=pack(masked, device, ROUND_TOKENS),
         rollout_logprobs_N=torch.tensor([p for x in samples for p in x.completion.logprobs], device=device),
         advantages_N=per_token(torch.tensor([x.advantage for x in samples])),
         weights_N=per_token(weights_S),
