@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from doran.arch.config import ModelConfig
 from doran.base.config import StrictModel, apply_overrides, build, load_yaml
@@ -13,7 +13,6 @@ from doran.base.errors import suggest
 from doran.base.rng import seed_for
 from doran.recipes.questions import REWARDS
 from doran.tasks.search import SearchStyle
-from doran.tasks.task import task_names
 from doran.train.grpo import GrpoSettings
 from doran.train.pretrain import PretrainSettings
 from doran.train.sft import SftSettings
@@ -58,15 +57,6 @@ class RlStage(StrictModel):
     rewards: dict[str, float] = Field(default_factory=lambda: {"accuracy": 1.0, "format": 0.1})
     pool: int = Field(4000, ge=1, description="training questions made for each task")
     train: GrpoSettings
-    @field_validator("rewards", "tasks")
-    @classmethod
-    def _known(cls, shares: dict[str, float], info: ValidationInfo) -> dict[str, float]:
-        names = list(REWARDS) if info.field_name == "rewards" else task_names()
-        for name in shares:
-            if name not in names and not name.startswith("gym:"):
-                raise ValueError(f"nothing named {name!r}; {suggest(name, names)}")
-        return shares
-
     watch_every: int = Field(0, ge=0, description="steps between looks at held-out pass@1 (0: never)")
     watch_items: int = Field(100, ge=1, description="held-out questions of such a look")
 

@@ -158,7 +158,8 @@ def readable(thought: str, target: int, language: Language) -> str | None:
 
     It ends at the first hit. None where an equation is wrong or there is no hit: that is not worth learning from.
     """
-    words, lines, opened = WORDS[language], [], set[str]()
+    words, opened = WORDS[language], set[str]()
+    lines: list[str] = []
     for opening, body in _BRANCH.findall(thought):
         equations = list(dict.fromkeys(m.group() for m in _EQUATION.finditer(body)))
         if not all(map(_holds, [opening, *equations])):
