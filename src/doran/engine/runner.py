@@ -19,7 +19,7 @@ from doran.models.families import empty
 
 PREFILL_TOKENS = 8192  # most prompt tokens in one forward (a longer prompt goes alone): bounds the activations' memory
 HEADROOM = 64  # positions to allocate beyond the prompt; from there the cache grows by half when it is full
-ROUND = 16  # capacities are multiples of it
+ROUND = 16  # capacities, and the rows of a decode step, are multiples of it
 
 
 class Runner:
@@ -75,9 +75,16 @@ class Runner:
         return h_TD[cu_seqlens[1:] - 1]
 
     def decode(self, tokens_N: Tensor, lengths_N: Tensor) -> Tensor:
-        """Feed one token to each of the slots 0..N-1, at position lengths_N; logits_NV of what comes next."""
-        attend = CacheAttend.decode(self.cache, self.slots_S[: len(tokens_N)], lengths_N)
-        return self.model.logits(self.model(tokens_N, lengths_N, attend))
+        """Feed one token to each of the slots 0..N-1, at position lengths_N; logits_NV of what comes next.
+
+        The step runs on a multiple of ROUND rows where there are so many slots: the matrix library compiles for each
+        new number of rows, and running requests finish one by one. The free slots that fill it up hold nothing.
+        """
+        count = len(tokens_N)
+        filler = tokens_N.new_zeros(min(_round_up(count), self.cache.num_slots) - count)
+        tokens_M, lengths_M = torch.cat((tokens_N, filler)), torch.cat((lengths_N, filler))
+        attend = CacheAttend.decode(self.cache, self.slots_S[: len(tokens_M)], lengths_M)
+        return self.model.logits(self.model(tokens_M, lengths_M, attend)[:count])
 
 
 def cast_copy(model: Decoder, dtype: torch.dtype) -> Decoder:
