@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from doran.base.files import sha256_file
+from doran.base.runlog import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -38,6 +39,11 @@ def wait_for(process: subprocess.Popen[str], reached: Callable[[], bool]) -> Non
     while not reached():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
+
+
+def steps(stage: Path) -> int:
+    """Steps that a stage has logged."""
+    return len(read_metrics(stage / "metrics.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -123,21 +129,27 @@ def test_a_second_start_does_nothing_and_says_so(runs: Path, repo_root: Path) ->
     assert when() == before
 
 
-def test_kill_9_and_the_same_command_end_with_the_same_weights(runs: Path, repo_root: Path, tmp_path: Path) -> None:
-    """A run that has its base model is killed within GRPO and once more within a fine-tuning stage."""
+def test_stopped_by_ctrl_c_and_killed_twice_it_ends_with_the_same_weights(
+    runs: Path, repo_root: Path, tmp_path: Path
+) -> None:
+    """A run that has its base model is interrupted and killed within GRPO, then killed within a fine-tuning stage."""
     run = tmp_path / "smoke"
     for name in STAGES[:2]:
         shutil.copytree(runs / "smoke" / "stages" / name, run / "stages" / name)
     stages = run / "stages"
-    for reached in (
-        lambda: any((stages / "03-zero" / "checkpoints").glob("step_*")),
-        lambda: (stages / "04-cold-start" / "metrics.jsonl").exists(),
+    for reached, stop in (
+        (lambda: steps(stages / "03-zero") >= 1, signal.SIGINT),
+        (lambda: steps(stages / "03-zero") >= 3, signal.SIGKILL),
+        (lambda: steps(stages / "04-cold-start") >= 5, signal.SIGKILL),
     ):
         process = start(repo_root, tmp_path)
         wait_for(process, reached)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    assert not (run / FINAL).exists()
+        process.send_signal(stop)
+        out, err = process.communicate()
+        assert out == "" and not (run / FINAL).exists()
+        if stop is signal.SIGINT:
+            assert process.returncode == 130 and "run the same command" in err and "Traceback" not in err
+            assert any((stages / "03-zero" / "checkpoints").glob("step_*"))
     process = start(repo_root, tmp_path)
     wait_for(process, (stages / "07-rl-all" / "done.json").exists)
     process.terminate()  # the student's stages are not looked at
