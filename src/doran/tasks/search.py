@@ -27,7 +27,7 @@ class SearchStyle(StrictModel):
 
     stop: float = Field(0.6, ge=0, le=1, description="chance to give up after a branch")
     persistent: float = Field(0.06, ge=0, le=1, description="share of searches that never give up")
-    lead_on: float = Field(0.7, ge=0, lt=1, description="chance that a demonstration has one more branch")
+    lead_on: float = Field(0.8, ge=0, lt=1, description="chance that a demonstration has one more branch")
     max_value: int = Field(150, ge=1, description="steps with a larger result are not tried")
 
 
@@ -220,12 +220,12 @@ def number_facts(rng: random.Random, max_number: int, max_value: int) -> list[Se
 def checks(rng: random.Random, target: int, language: Language, max_value: int) -> list[Segment]:
     """A drill in comparing with the target: "51 yes, 62 high, 49 low"; only the verdicts are to be learned.
 
-    Three in ten are hits, and three in ten of the misses are close.
+    Three in ten are hits, and six in ten of the misses are close.
     """
     said: list[Segment] = [("<think>", False)]
     for _ in range(rng.randint(5, 12)):
-        near = rng.random() < 0.3
-        value = max(1, target + rng.choice([-10, -2, -1, 1, 2, 10])) if near else rng.randint(1, max_value // 2)
+        near = rng.random() < 0.6
+        value = max(1, target + rng.randint(-9, 9)) if near else rng.randint(1, max_value * 3 // 4)
         value = target if rng.random() < 0.3 else value
         said += [(str(value), False), (verdict(value, target, language) + ", ", True)]
     return said
