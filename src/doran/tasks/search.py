@@ -2,8 +2,8 @@
 
 A thought opens branches ("try 3 * 7 = 21: 21 + 12 = 33 low, 21 - 12 = 9 low; ..."): a first step with two of the
 numbers, then steps with its result and the third, each compared with the target. For pretraining, `transcript` writes
-the short searches a base model learns from: branches come in random order, most searches give up after one or two of
-them, with a wrong answer. Inside a branch the order is fixed, so that the gradient is not spent on guessing it.
+the short searches a base model learns from: branches come in one fixed order (so that the gradient is not spent on
+guessing it, and none comes twice), and most searches give up after one or two of them, with a wrong answer.
 Checking is there to be learned (`demonstration`, `checks`, `openings`); persistence is not: that is left to
 reinforcement learning. `readable` rewrites a correct thought by rule for the cold start.
 Not here: puzzles and the judge (countdown.py), and the prompt's wrapping.
@@ -25,8 +25,8 @@ from doran.tasks.task import Language
 class SearchStyle(StrictModel):
     """How the searches in the pretraining text go wrong."""
 
-    stop: float = Field(0.6, ge=0, le=1, description="chance to give up after a branch")
-    persistent: float = Field(0.06, ge=0, le=1, description="share of searches that never give up")
+    stop: float = Field(0.75, ge=0, le=1, description="chance to give up after a branch")
+    persistent: float = Field(0.04, ge=0, le=1, description="share of searches that never give up")
     lead_on: float = Field(0.8, ge=0, lt=1, description="chance that a demonstration has one more branch")
     max_value: int = Field(150, ge=1, description="steps with a larger result are not tried")
 
@@ -91,7 +91,6 @@ def transcript(
 ) -> tuple[list[Segment], bool]:
     """A completion `<think>...</think>answer` in segments, and whether its search noticed a hit (else it is wrong)."""
     words, order = WORDS[language], branches(nums, style.max_value)
-    rng.shuffle(order)
     persistent = rng.random() < style.persistent
     said: list[Segment] = []
     for branch in order:
@@ -110,13 +109,11 @@ def demonstration(
 ) -> tuple[int, list[Segment]] | None:
     """(target, completion) of a search that is led to a hit: the target is a result of its last branch.
 
-    That one more branch comes at all is given and not learned, nor is the choice of the last one, which knows the
-    target: working out, checking and answering are taught here over thoughts of every length, while choosing well and
-    persisting are not. `usable` says which targets may be used (in range, not held out). None where the last branch
-    has none.
+    That one more branch comes at all is given and not learned: working out, checking and answering are taught here
+    over thoughts of every length, persisting is not. `usable` says which targets may be used (in range, not held out).
+    None where the last branch has none.
     """
     words, order = WORDS[language], branches(nums, style.max_value)
-    rng.shuffle(order)
     count = 1
     while count < len(order) and rng.random() < style.lead_on:
         count += 1
@@ -127,13 +124,12 @@ def demonstration(
     if not targets:
         return None
     target, said = rng.choice(targets), []
-    choices = rng.random() < 0.5  # of the misses: they are uniform, so learning them says nothing about what to choose
     for number, branch in enumerate(order[:count]):
         line, answer, _ = _explore(branch, target, language, style)
+        start, go_on = ("; ", False) if number else ("<think>", True)
         said += [
-            (("; " if number else "<think>") + words["try"], False),
-            (branch.text, choices and branch is not last),
-            (f" = {branch.value}: {line}", True),
+            (start + words["try"], go_on),
+            (f"{branch.text} = {branch.value}: {line}", True),
         ]
     return target, [*said, (f"</think>{answer}", True)]
 
@@ -234,5 +230,4 @@ def checks(rng: random.Random, target: int, language: Language, max_value: int) 
 def openings(rng: random.Random, nums: Sequence[int], language: Language, max_value: int) -> str:
     """A drill in using the question's numbers: first steps and the number each leaves, "try 8 / 2: 5; try 8 + 2: 5"."""
     order = branches(nums, max_value)
-    rng.shuffle(order)
     return "<think>" + "; ".join(f"{WORDS[language]['try']}{b.text}: {b.rest}" for b in order[: rng.randint(4, 9)])
