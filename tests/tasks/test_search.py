@@ -157,15 +157,15 @@ def test_readable_keeps_true_equations_and_ends_at_the_first_hit(language: Langu
 
 def test_readable_in_words() -> None:
     thought = "try 3 + 7 = 10: 10 + 12 = 22 low, 12 - 10 = 2; try 3 * 7 = 21: 21 + 12 = 33, 21 - 12 = 9 high; try"
-    english = "let me try 3 + 7 = 10: 10 + 12 = 22 low, 12 - 10 = 2 low; next try 3 * 7 = 21: 21 + 12 = 33 yes"
-    korean = "먼저 시도 3 + 7 = 10: 10 + 12 = 22 작다, 12 - 10 = 2 작다; 다음 시도 3 * 7 = 21: 21 + 12 = 33 맞다"
+    english = "try 3 + 7 = 10: 10 + 12 = 22 low, 12 - 10 = 2 low; try 3 * 7 = 21: 21 + 12 = 33 yes"
+    korean = "시도 3 + 7 = 10: 10 + 12 = 22 작다, 12 - 10 = 2 작다; 시도 3 * 7 = 21: 21 + 12 = 33 맞다"
     assert (readable(thought, 33, "en"), readable(thought, 33, "ko")) == (english, korean)
 
 
 def test_readable_says_nothing_twice() -> None:
     miss, hit = "try 3 + 7 = 10: 10 + 12 = 22, 10 + 12 = 22", "try 3 * 7 = 21: 21 + 12 = 33"
     said = readable("; ".join([miss, miss, hit]), 33, "en")
-    assert said == "let me try 3 + 7 = 10: 10 + 12 = 22 low; next try 3 * 7 = 21: 21 + 12 = 33 yes"
+    assert said == "try 3 + 7 = 10: 10 + 12 = 22 low; try 3 * 7 = 21: 21 + 12 = 33 yes"
 
 
 @LANGUAGES

@@ -17,7 +17,6 @@ from doran.recipes.recipe import Corpus
 from doran.tasks.arithmetic import solution_steps
 from doran.tasks.countdown import is_test
 from doran.tasks.search import (
-    WORDS,
     Segment,
     checks,
     demonstration,
@@ -89,8 +88,6 @@ class CorpusWriter:
             yield f"User: {question}\nAssistant: " if question else ""
             yield thought
             yield answer
-            words = WORDS[("en", "ko")[index % 2]]
-            yield f"{words['first']}1; {words['next']}2"
             if index % 4 == 0:
                 item = self.items["word_problems"][index % len(self.items["word_problems"])]
                 yield worked(solution_steps(item), item.language, in_words=True)

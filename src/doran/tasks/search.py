@@ -34,11 +34,9 @@ class SearchStyle(StrictModel):
 WORDS = {
     "en": {
         "try": "try ", "low": " low", "high": " high", "hit": " yes", "stop": "give up",
-        "first": "let me try ", "next": "next try ",
     },
     "ko": {
         "try": "시도 ", "low": " 작다", "high": " 크다", "hit": " 맞다", "stop": "포기",
-        "first": "먼저 시도 ", "next": "다음 시도 ",
     },
 }  # fmt: skip
 """Low and high compare a result with the target: a verdict on every step is dense teaching, a rare "yes" is not."""
@@ -166,7 +164,7 @@ def readable(thought: str, target: int, language: Language) -> str | None:
         results = [int(e.rsplit(" ", 1)[1]) for e in equations]
         kept = equations[: results.index(target) + 1] if target in results else equations
         said = [e + verdict(value, target, language) for e, value in zip(kept, results, strict=False)]
-        lines.append(f"{words['next'] if lines else words['first']}{opening}: {', '.join(said)}")
+        lines.append(f"{words['try']}{opening}: {', '.join(said)}")
         if target in results:
             return "; ".join(lines)
     return None
