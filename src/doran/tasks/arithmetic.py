@@ -10,7 +10,6 @@ import random
 
 from doran.base.config import StrictModel
 from doran.base.errors import ConfigError
-from doran.base.rng import python_rng
 from doran.tasks.expression import Binary, ExpressionError, Tree, canonical, numbers, parse, render, steps
 from doran.tasks.korean import josa
 from doran.tasks.math import judge_number
@@ -20,11 +19,9 @@ from doran.tasks.task import (
     Languages,
     Score,
     Split,
-    check_request,
     content_key,
-    draw_items,
-    languages,
     number_instructions,
+    random_items,
 )
 
 
@@ -52,13 +49,7 @@ class ArithmeticTask:
 
     def generate(self, split: Split, n: int, seed: int, language: Languages = "mixed") -> list[Item]:
         """`n` sums; the held-out ones are all different (UsageError if there are not so many)."""
-        check_request(split, n, language)
-        each = list(languages(language, n))
-
-        def draw(index: int, attempt: int) -> Item:
-            return self._item(self._draw(python_rng(self.name, split, seed, index, attempt)), each[index])
-
-        return draw_items(split, n, draw)
+        return random_items(self.name, split, n, seed, language, lambda rng, said: self._item(self._draw(rng), said))
 
     def _draw(self, rng: random.Random) -> str:
         c = self.config

@@ -11,7 +11,6 @@ import random
 from pydantic import Field
 
 from doran.base.config import StrictModel
-from doran.base.rng import python_rng
 from doran.tasks.answer import answer_part
 from doran.tasks.korean import josa
 from doran.tasks.task import (
@@ -20,10 +19,8 @@ from doran.tasks.task import (
     Languages,
     Score,
     Split,
-    check_request,
     content_key,
-    draw_items,
-    languages,
+    random_items,
     right,
     wrong,
 )
@@ -61,13 +58,7 @@ class GeneralTask:
 
     def generate(self, split: Split, n: int, seed: int, language: Languages = "mixed") -> list[Item]:
         """`n` questions: half compare two numbers, a third ask for parity, the rest is small talk (training only)."""
-        check_request(split, n, language)
-        each = list(languages(language, n))
-
-        def draw(index: int, attempt: int) -> Item:
-            return self._draw(python_rng(self.name, split, seed, index, attempt), each[index])
-
-        return draw_items(split, n, draw)
+        return random_items(self.name, split, n, seed, language, self._draw)
 
     def _draw(self, rng: random.Random, language: Language) -> Item:
         kind = rng.random()

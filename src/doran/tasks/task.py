@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
 from doran.base.config import build
 from doran.base.errors import UsageError, suggest
+from doran.base.rng import python_rng
 
 Language = Literal["en", "ko"]
 Languages = Literal["en", "ko", "mixed"]
@@ -123,6 +125,22 @@ def draw_items(split: Split, n: int, draw: Callable[[int, int], Item], max_tries
         seen.add(item.key)
         items.append(item)
     return items
+
+
+def random_items(
+    name: str, split: Split, n: int, seed: int, language: Languages, make: Callable[[random.Random, Language], Item]
+) -> list[Item]:
+    """`n` items that `make(rng, language)` writes, each from a stream named after the task, split, seed and place.
+
+    UsageError on a request that names no split, no language or a negative count, or where the items run out.
+    """
+    check_request(split, n, language)
+    each = list(languages(language, n))
+
+    def draw(index: int, attempt: int) -> Item:
+        return make(python_rng(name, split, seed, index, attempt), each[index])
+
+    return draw_items(split, n, draw)
 
 
 _TASKS = {

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from doran.base.config import StrictModel
 from doran.base.errors import ConfigError
-from doran.base.rng import python_rng
 from doran.tasks.arithmetic import solution_steps
 from doran.tasks.expression import ExpressionError, parse, steps
 from doran.tasks.korean import josa
@@ -23,11 +22,9 @@ from doran.tasks.task import (
     Languages,
     Score,
     Split,
-    check_request,
     content_key,
-    draw_items,
-    languages,
     number_instructions,
+    random_items,
 )
 
 __all__ = ["WordsConfig", "WordsTask", "solution_steps"]
@@ -154,13 +151,7 @@ class WordsTask:
 
     def generate(self, split: Split, n: int, seed: int, language: Languages = "mixed") -> list[Item]:
         """`n` problems; the held-out ones are all different (UsageError if there are not so many)."""
-        check_request(split, n, language)
-        each = list(languages(language, n))
-
-        def draw(index: int, attempt: int) -> Item:
-            return self._item(python_rng(self.name, split, seed, index, attempt), each[index])
-
-        return draw_items(split, n, draw)
+        return random_items(self.name, split, n, seed, language, self._item)
 
     def _item(self, rng: random.Random, language: Language) -> Item:
         template = rng.choice([t for t in TEMPLATES if len(re.findall(r"[-+*/]", t.sum)) <= self.config.max_steps])

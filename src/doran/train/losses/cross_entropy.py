@@ -16,10 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from doran.data.packing import IGNORE
 from doran.native import ops
-
-IGNORE = -100
-"""Target that takes no part in a loss (the value torch and transformers use)."""
 
 KEEP_LOGITS = 1 << 26
 """`token_logprobs` keeps up to so many logits (128 MiB in bf16) for backward rather than compute them twice."""
