@@ -32,7 +32,7 @@ from doran.text.parse import split_thought
 from doran.text.tokenizer import Tokenizer
 from doran.train.batch import ROUND_TOKENS, pack
 
-KINDS = ("searches", "demonstrations", "facts", "checks", "openings", "arithmetic", "word_problems")
+KINDS = ("searches", "demonstrations", "facts", "checks", "openings", "arithmetic", "word_problems", "general")
 
 
 class CorpusWriter:
@@ -48,7 +48,7 @@ class CorpusWriter:
             name: tasks[name].generate(
                 "train", pool if name == "countdown" else pool // 3, seed_for("corpus", seed, name) % 2**31
             )
-            for name in ("countdown", "arithmetic", "word_problems")
+            for name in ("countdown", "arithmetic", "word_problems", "general")
         }
 
     def usable(self, nums: Sequence[int], target: int) -> bool:
@@ -64,9 +64,11 @@ class CorpusWriter:
             return "", number_facts(rng, self.max_number, most)
         if kind in ("arithmetic", "word_problems"):
             item = rng.choice(self.items[kind])
-            return item.prompt, [
-                (f"<think>{worked(solution_steps(item), item.language, in_words=False)}</think>{item.answer}", True)
-            ]
+            thought = worked(solution_steps(item), item.language, in_words=rng.random() < 0.5)
+            return item.prompt, [(f"<think>{thought}</think>{item.answer}", True)]
+        if kind == "general":
+            item = rng.choice(self.items[kind])
+            return item.prompt, [(f"<think>{item.meta['thought']}</think>{item.answer}", True)]
         item = rng.choice(self.items["countdown"])
         nums, target = item.meta["nums"], item.meta["target"]
         if kind == "demonstrations":
@@ -80,17 +82,14 @@ class CorpusWriter:
         return item.prompt, transcript(rng, nums, target, item.language, self.corpus.search)[0]
 
     def texts(self, n: int) -> Iterator[str]:
-        """`n` documents as plain text, with the words that later stages use: what the tokenizer learns from."""
+        """`n` documents as plain text: what the tokenizer learns from."""
         rng = python_rng("tokenizer corpus", self.seed)
-        for index in range(n):
+        for _ in range(n):
             question, segments = self.document(rng)
             thought, answer, _ = split_thought("".join(text for text, _ in segments))
             yield f"User: {question}\nAssistant: " if question else ""
             yield thought
             yield answer
-            if index % 4 == 0:
-                item = self.items["word_problems"][index % len(self.items["word_problems"])]
-                yield worked(solution_steps(item), item.language, in_words=True)
 
 
 def encode_document(tokenizer: Tokenizer, question: str, segments: list[Segment]) -> tuple[list[int], list[bool]]:

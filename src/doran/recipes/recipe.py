@@ -39,6 +39,7 @@ class Corpus(StrictModel):
     openings: float = Field(0.04, ge=0, description="share of drills in using the question's numbers")
     arithmetic: float = Field(0.07, ge=0, description="share of worked arithmetic questions")
     word_problems: float = Field(0.07, ge=0, description="share of worked word problems")
+    general: float = Field(0.04, ge=0, description="share of small talk and small questions")
     search: SearchStyle = SearchStyle()
 
 

@@ -42,10 +42,7 @@ def tokenizer(ctx: Context) -> None:
     """Train the BPE on a sample of the corpus."""
     settings = ctx.recipe.tokenizer
     writer = CorpusWriter(ctx.tasks, ctx.recipe.base.corpus, ctx.seed, pool=min(8000, 2 * settings.documents))
-    texts = list(writer.texts(settings.documents))
-    for item in ctx.tasks["general"].generate("train", max(20, settings.documents // 20), ctx.seed):
-        texts += [item.prompt, item.meta["thought"], item.answer or ""]
-    made = train_bpe(texts, settings.vocab_size, settings.whole_numbers_up_to)
+    made = train_bpe(list(writer.texts(settings.documents)), settings.vocab_size, settings.whole_numbers_up_to)
     made.save(ctx.out_dir / "model")
     ctx.notes["vocab_size"] = made.vocab_size
 

@@ -28,6 +28,7 @@ class SearchStyle(StrictModel):
     stop: float = Field(0.75, ge=0, le=1, description="chance to give up after a branch")
     persistent: float = Field(0.04, ge=0, le=1, description="share of searches that never give up")
     lead_on: float = Field(0.8, ge=0, lt=1, description="chance that a demonstration has one more branch")
+    near_misses: float = Field(0.5, ge=0, le=1, description="chance that a demonstration passes a near miss, if it can")
     max_value: int = Field(150, ge=1, description="steps with a larger result are not tried")
 
 
@@ -40,6 +41,10 @@ WORDS = {
     },
 }  # fmt: skip
 """Low and high compare a result with the target: a verdict on every step is dense teaching, a rare "yes" is not."""
+
+
+NEAR = 2
+"""A miss by no more than this is a near one."""
 
 
 def verdict(value: int, target: int, language: Language) -> str:
@@ -108,8 +113,8 @@ def demonstration(
     """(target, completion) of a search that is led to a hit: the target is a result of its last branch.
 
     That one more branch comes at all is given and not learned: working out, checking and answering are taught here
-    over thoughts of every length, persisting is not. `usable` says which targets may be used (in range, not held out).
-    None where the last branch has none.
+    over thoughts of every length, persisting is not. Targets close to an earlier result are preferred, since they teach
+    checking best. `usable` says which may be used (in range, not held out). None where the last branch has none.
     """
     words, order = WORDS[language], branches(nums, style.max_value)
     count = 1
@@ -121,7 +126,8 @@ def demonstration(
     targets = [value for value in dict.fromkeys(results) if value not in earlier and usable(value)]
     if not targets:
         return None
-    target, said = rng.choice(targets), []
+    near = [t for t in targets if any(abs(t - value) <= NEAR for value in earlier)]
+    target, said = rng.choice(near if near and rng.random() < style.near_misses else targets), []
     for number, branch in enumerate(order[:count]):
         line, answer, _ = _explore(branch, target, language, style)
         start, go_on = ("; ", False) if number else ("<think>", True)
@@ -214,15 +220,22 @@ def number_facts(rng: random.Random, max_number: int, max_value: int) -> list[Se
 def checks(rng: random.Random, target: int, language: Language, max_value: int) -> list[Segment]:
     """A drill in comparing with the target: "51 yes, 62 high, 49 low"; only the verdicts are to be learned.
 
-    Three in ten are hits, and six in ten of the misses are close.
+    A quarter are hits, and three quarters of the misses are close, most of these by three or less: a search ends wrong
+    where a near miss passes for a hit, and the model must not make that mistake late in a long thought either.
     """
     said: list[Segment] = [("<think>", False)]
-    for _ in range(rng.randint(5, 12)):
-        near = rng.random() < 0.6
-        value = max(1, target + rng.randint(-9, 9)) if near else rng.randint(1, max_value * 3 // 4)
-        value = target if rng.random() < 0.3 else value
+    for _ in range(rng.randint(5, 24)):
+        value = target if rng.random() < 0.25 else _miss(rng, target, max_value)
         said += [(str(value), False), (verdict(value, target, language) + ", ", True)]
     return said
+
+
+def _miss(rng: random.Random, target: int, max_value: int) -> int:
+    """A value near the target in three cases of four; with bad luck it is the target after all."""
+    if rng.random() < 0.75:
+        away = rng.randint(1, 3) if rng.random() < 0.6 else rng.randint(4, 10)
+        return max(1, target + rng.choice((-away, away)))
+    return rng.randint(1, max_value * 3 // 4)
 
 
 def openings(rng: random.Random, nums: Sequence[int], language: Language, max_value: int) -> str:
