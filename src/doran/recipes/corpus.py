@@ -12,7 +12,7 @@ from typing import Any
 
 from doran.base.rng import python_rng, seed_for
 from doran.data.packing import Pack
-from doran.evals.run import plain_style
+from doran.evals.run import PromptStyle, chat_style, plain_style
 from doran.recipes.recipe import Corpus
 from doran.tasks.arithmetic import solution_steps
 from doran.tasks.countdown import is_test
@@ -92,13 +92,15 @@ class CorpusWriter:
             yield answer
 
 
-def encode_document(tokenizer: Tokenizer, question: str, segments: list[Segment]) -> tuple[list[int], list[bool]]:
-    """(ids, loss mask) of the plain dialogue prefix as R1-Zero will see it (no loss), the completion, the end token.
+def encode_document(
+    tokenizer: Tokenizer, question: str, segments: list[Segment], style: PromptStyle = plain_style
+) -> tuple[list[int], list[bool]]:
+    """(ids, loss mask) of the question as it will be asked (no loss), the completion, the end token.
 
     The tokenizer never joins a number with what surrounds it, so segments may be encoded apart.
     """
     assert tokenizer.eos_id is not None
-    ids = plain_style(tokenizer, question) if question else ([] if tokenizer.bos_id is None else [tokenizer.bos_id])
+    ids = style(tokenizer, question) if question else ([] if tokenizer.bos_id is None else [tokenizer.bos_id])
     mask = [False] * len(ids)
     for text, learn in segments:
         piece = tokenizer.encode(text, specials=True)
@@ -115,7 +117,8 @@ def packs(writer: CorpusWriter, tokenizer: Tokenizer, tokens: int, first: int) -
         documents: list[tuple[list[int], list[bool]]] = []
         room = tokens
         while room > 0:
-            documents.append(encode_document(tokenizer, *writer.document(rng)))
+            style = chat_style if rng.random() < writer.corpus.chat else plain_style
+            documents.append(encode_document(tokenizer, *writer.document(rng), style))
             room -= len(documents[-1][0]) - 1
         documents.sort(key=lambda d: len(d[0]))
         yield pack(documents, round_to=ROUND_TOKENS)

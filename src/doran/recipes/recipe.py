@@ -40,6 +40,7 @@ class Corpus(StrictModel):
     arithmetic: float = Field(0.07, ge=0, description="share of worked arithmetic questions")
     word_problems: float = Field(0.07, ge=0, description="share of worked word problems")
     general: float = Field(0.04, ge=0, description="share of small talk and small questions")
+    chat: float = Field(0.2, ge=0, le=1, description="share of dialogues in the chat template, the rest plain")
     search: SearchStyle = SearchStyle()
 
 
