@@ -10,14 +10,16 @@ import pytest
 
 from doran.arch import presets
 from doran.arch.count import flops_per_token, parameters
+from doran.arch.tensors import mtp_layer, tensors
 from doran.base.errors import ConfigError
 from doran.plan import Efficiency, Grpo, Hardware, Pretrain, Sft, plan_grpo, plan_pretrain, plan_sft, render
+from doran.plan.kernels import Matmul, Speed, attention_flops, core_flops, form_of, layer_kinds, layer_matmuls
 from doran.plan.memory import Memory, activation_bytes, activation_values, cache_bytes, training_memory
 from doran.plan.table import clock, count, size
 from doran.plan.time import Clock
 
-FLAT = Efficiency(ceiling=1.0, half_width=0.0, decode_share=1.0, bandwidth_share=1.0, layer_overhead=0.0)
-UNIT = Hardware(name="unit", memory=2**30, memory_bandwidth=1e30, matmul_flops={"float32": 1e9})
+FLAT = Efficiency(matmul=1.0, attention=1.0, bandwidth=1.0, realised=1.0)
+UNIT = Hardware(name="unit", memory=2**30, memory_bandwidth=1e30, matmul_flops={"float32": 1e9}, op_seconds=1e-30)
 RL = Grpo(steps=10, prompts_per_step=8, group_size=4, prompt_tokens=20, completion_tokens=50, max_new_tokens=128)
 
 
@@ -99,21 +101,49 @@ def test_mtp_costs_its_own_weights_and_the_head_again():
 
 def test_decoding_pays_per_step_for_the_longest_and_per_wave():
     config = presets.tiny("llama")
-    slow = replace(FLAT, layer_overhead=1.0, longest_to_mean=2.0)
-    clock = Clock(config=config, hardware=replace(UNIT, matmul_flops={"float32": 1e30}), efficiency=slow)
-    layers = config.num_hidden_layers
-    assert clock.decode(8, 10, 50, 1000, max_batch=8).seconds == pytest.approx(100 * layers)
-    assert clock.decode(8, 10, 50, 60, max_batch=8).seconds == pytest.approx(60 * layers)
-    assert clock.decode(16, 10, 50, 60, max_batch=8).seconds == pytest.approx(110 * layers)
+    hardware = replace(UNIT, matmul_flops={"float32": 1e30}, op_seconds=1.0)  # only the fixed cost of operations counts
+    clock = Clock(config=config, hardware=hardware, efficiency=FLAT)
+    step = clock.decode_step(8, 35)
+    assert clock.decode(8, 10, 50, 1000, max_batch=8).seconds == pytest.approx(100 * step)
+    assert clock.decode(8, 10, 50, 60, max_batch=8).seconds == pytest.approx(60 * step)
+    assert clock.decode(16, 10, 50, 60, max_batch=8).seconds == pytest.approx(110 * step)
 
 
 def test_wider_models_reach_more_of_the_peak_but_never_the_ceiling():
-    efficiency = Efficiency()
-    shares = [efficiency.share(width) for width in (64, 128, 1024, 7168)]
-    assert shares == sorted(shares) and shares[-1] < efficiency.ceiling
-    assert efficiency.share(128) == pytest.approx(0.24, abs=0.01) and efficiency.share(1024) == pytest.approx(
-        0.54, abs=0.01
-    )
+    hardware, efficiency = Hardware(), Efficiency()
+    shares = []
+    for width in (64, 128, 512, 2048):
+        config = presets.tiny("llama", hidden_size=width, intermediate_size=4 * width, num_attention_heads=width // 16)
+        work = Clock(config=config, hardware=hardware, efficiency=efficiency).train(4096, 128)
+        shares.append(work.flops / work.seconds / hardware.peak("float32"))
+    assert shares == sorted(shares) and shares[-1] < efficiency.matmul * efficiency.realised
+
+
+def test_matrix_products_cost_their_flops_their_bytes_and_a_call():
+    speed = Speed(hardware=replace(UNIT, memory_bandwidth=1e9, op_seconds=1.0), efficiency=FLAT, dtype="float32")
+    assert speed.matmul(Matmul(20, 30), 10) == pytest.approx(2 * 10 * 20 * 30 / 1e9 + 4 * (10 * 50 + 600) / 1e9 + 1)
+    assert Matmul(20, 30, visits=2, copies=8).flops == 2 * 2 * 600 and Matmul(20, 30, copies=8).parameters == 4800
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "llama", "qwen2", "qwen3"])
+def test_the_list_of_matrix_products_holds_the_models_own_matrices(family):
+    config = presets.tiny(family)
+    listed = sum(n * sum(m.parameters for m in layer_matmuls(config, moe)) for moe, n in layer_kinds(config).items())
+    real = sum(rows * columns for name, (rows, columns) in matrices(config) if ".layers." in name)
+    assert listed == real
+
+
+def matrices(config):
+    return [(n, s) for n, s in tensors(config) if len(s) == 2 and mtp_layer(n, config) is None]
+
+
+def test_attention_forms_of_v3():
+    v3 = presets.deepseek_v3()
+    assert core_flops(v3, 1, "expanded") == 2 * 128 * (192 + 128)
+    assert core_flops(v3, 1, "absorbed") == 2 * 128 * (576 + 512)
+    assert attention_flops(v3, 4989, "absorbed") == pytest.approx(84.8e9, rel=1e-3)  # r1 facts s5.2
+    qwen = presets.qwen2_5("72b")
+    assert form_of(qwen) == "gqa" and core_flops(qwen, 1, "gqa") == 2 * 64 * 256
 
 
 def test_one_measurement_corrects_the_prediction():

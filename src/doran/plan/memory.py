@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from doran.arch.config import ModelConfig
 from doran.arch.count import cache_bytes_per_token, parameters
+from doran.plan.kernels import touched_values
 
 RUNTIME = 450 * 2**20  # Python, torch and its libraries, before any model
 SLACK = 1.15  # allocator and temporaries, on top of what is counted
@@ -49,28 +50,7 @@ def stored_parameters(config: ModelConfig) -> int:
 def activation_values(config: ModelConfig) -> int:
     """Values that one token leaves behind for the backward pass, all layers, logits not included."""
     blocks = config.num_hidden_layers + config.num_nextn_predict_layers
-    return sum(_attention_values(config) + _mlp_values(config, layer) for layer in range(blocks)) + config.hidden_size
-
-
-def _attention_values(config: ModelConfig) -> int:
-    """Block input, its norm, q, k, v, the attention output; for MLA the latents and their norms as well."""
-    width, heads = config.hidden_size, config.num_attention_heads
-    if not config.is_mla:
-        heads_in = heads + 2 * config.num_key_value_heads
-        return 2 * width + (heads_in + heads) * config.head_dim
-    query = 2 * (config.q_lora_rank or 0) + 2 * heads * config.qk_head_dim  # before and after RoPE
-    latent = 2 * config.kv_lora_rank + 2 * config.qk_rope_head_dim
-    return 2 * width + query + latent + heads * (config.qk_head_dim + 2 * config.v_head_dim)
-
-
-def _mlp_values(config: ModelConfig, layer: int) -> int:
-    """Block input, its norm, and gate, up, silu(gate), product of each SwiGLU that the token visits."""
-    width = config.hidden_size
-    if not config.is_moe(layer):
-        return 2 * width + 4 * config.intermediate_size
-    visited = config.num_experts_per_tok + config.n_shared_experts
-    routed_copies = 2 * config.num_experts_per_tok * width  # gathered inputs, weighted outputs
-    return 2 * width + routed_copies + 4 * visited * config.moe_intermediate_size + config.n_routed_experts
+    return sum(touched_values(config, config.is_moe(layer)) for layer in range(blocks)) + config.hidden_size
 
 
 def activation_bytes(config: ModelConfig, tokens: int, dtype_bytes: int = 4, logits_at_once: int | None = None) -> int:

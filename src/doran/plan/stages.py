@@ -22,7 +22,7 @@ class Pretrain:
     micro_tokens: int | None = None
     dtype: str = "float32"
     optimizer: str = "adamw"
-    mtp: bool = True  # train the MTP modules, if the model has any
+    mtp: bool | float = True  # train the MTP modules, if the model has any; a number: on that share of the tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ class Grpo:
     max_batch: int = 256
     dtype: str = "float32"
     optimizer: str = "adamw"
+    rollout_dtype: str | None = None  # of sampling, when it is another than training's
     eval_completions: int = 0  # held-out completions over the whole stage
 
 
@@ -87,10 +88,12 @@ def plan_pretrain(
     """Plan of a pretraining stage."""
     _check(settings)
     clock = _clock(config, hardware, efficiency, settings.dtype)
-    work = clock.train(settings.steps * settings.tokens_per_step, settings.length, settings.mtp)
+    micro = min(settings.micro_tokens or settings.tokens_per_step, settings.tokens_per_step)
+    work = clock.train(settings.steps * settings.tokens_per_step, settings.length, settings.mtp, micro)
+    work += clock.optimize(settings.steps, settings.optimizer)
     memory = training_memory(
         config,
-        min(settings.micro_tokens or settings.tokens_per_step, settings.tokens_per_step),
+        micro,
         dtype_bytes=_bytes(settings.dtype),
         optimizer=settings.optimizer,
     )
@@ -129,18 +132,22 @@ def plan_grpo(
 ) -> StagePlan:
     """Plan of a reinforcement-learning stage: rollouts, the reference's scores, the updates, the evaluations."""
     _check(settings)
+    _bytes(settings.dtype)
     clock = _clock(config, hardware, efficiency, settings.dtype)
+    sampler = _clock(config, hardware, efficiency, settings.rollout_dtype or settings.dtype)
     samples = settings.prompts_per_step * settings.group_size
     length = settings.prompt_tokens + settings.completion_tokens
     trained = settings.steps * samples * length
+    micro = min(settings.micro_tokens or samples * length, samples * length)
     work = {
-        "rollout": _sampling(clock, settings, settings.steps, settings.prompts_per_step, settings.group_size),
-        "train": clock.train(trained * settings.updates, length),
+        "rollout": _sampling(sampler, settings, settings.steps, settings.prompts_per_step, settings.group_size),
+        "train": clock.train(trained * settings.updates, length, micro_tokens=micro)
+        + clock.optimize(settings.steps * settings.updates, settings.optimizer),
     }
     if settings.reference:
-        work["reference"] = clock.score(trained, length)
+        work["reference"] = clock.score(trained, length, micro)
     if settings.eval_completions:
-        work["evaluation"] = _sampling(clock, settings, 1, settings.eval_completions, 1)
+        work["evaluation"] = _sampling(sampler, settings, 1, settings.eval_completions, 1)
     memory = _grpo_memory(config, settings, samples, length)
     return StagePlan(name=name, counts=parameters(config), steps=settings.steps, memory=memory, work=work)
 
@@ -155,8 +162,7 @@ def _sampling(clock: Clock, settings: Grpo, times: int, prompts: int, group: int
         settings.max_new_tokens,
         settings.max_batch,
     )
-    once = prefill + decode
-    return Work(once.tokens * times, once.flops * times, once.seconds * times)
+    return (prefill + decode) * times
 
 
 def _grpo_memory(config: ModelConfig, settings: Grpo, samples: int, length: int) -> Memory:

@@ -1,17 +1,30 @@
-"""FLOPs and seconds of the four kinds of work: training, scoring, prefill, decoding. Pure arithmetic on stated figures.
+"""FLOPs and seconds of the four kinds of work on one device: training, scoring, prefill, decoding. Pure arithmetic.
 
-Compute takes FLOPs / (matmul peak * efficiency share). A decode step also streams the weights once,
-whatever the batch, and pays a fixed overhead per layer; that is why small batches decode slowly and the longest answer
-costs.
+The operations and their time come from kernels.py. A decode step also streams the weights once, whatever the batch, and
+reads the cache of every running sequence; that is why small batches decode slowly and the longest answer costs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from doran.arch.config import ModelConfig
-from doran.arch.count import flops_per_token, parameters
+from doran.arch.count import Counts, cache_bytes_per_token, flops_per_token, parameters
 from doran.plan.hardware import DTYPE_BYTES, Efficiency, Hardware
+from doran.plan.kernels import (
+    OPS_FORWARD,
+    Speed,
+    core_flops,
+    form_of,
+    forward_seconds,
+    layer_kinds,
+    layer_matmuls,
+    mtp_flops,
+    muon_flops,
+)
+
+BACKWARD = 2.0  # a backward pass costs two forward passes
 
 
 @dataclass(frozen=True)
@@ -25,59 +38,94 @@ class Work:
     def __add__(self, other: Work) -> Work:
         return Work(self.tokens + other.tokens, self.flops + other.flops, self.seconds + other.seconds)
 
+    def __mul__(self, times: float) -> Work:
+        return Work(round(self.tokens * times), self.flops * times, self.seconds * times)
+
 
 NOTHING = Work(0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clock:
-    """A model on a machine: turns amounts of tokens into Work."""
+    """A model on one device: turns amounts of tokens into Work."""
 
     config: ModelConfig
     hardware: Hardware
     efficiency: Efficiency
     dtype: str = "float32"
 
-    def train(self, tokens: int, length: int, mtp: bool = False) -> Work:
-        """Forward and backward (3x forward) over sequences of `length` tokens."""
-        flops = 3.0 * tokens * (self._forward(length) + (self._mtp() if mtp else 0))
-        return Work(tokens, flops, flops / self._rate)
+    @cached_property
+    def counts(self) -> Counts:
+        """The model's parameters."""
+        return parameters(self.config)
 
-    def score(self, tokens: int, length: int) -> Work:
+    @cached_property
+    def speed(self) -> Speed:
+        """The device in this dtype."""
+        return Speed(hardware=self.hardware, efficiency=self.efficiency, dtype=self.dtype)
+
+    def train(self, tokens: int, length: int, mtp: bool | float = False, micro_tokens: int | None = None) -> Work:
+        """Forward and backward (3x forward) over sequences of `length` tokens, `micro_tokens` at a time.
+
+        `mtp`: the share of the tokens that also train the MTP modules. The optimizer is not in it: see `optimize`.
+        """
+        context, share = (length + 1) / 2, float(mtp) if self.config.num_nextn_predict_layers else 0.0
+        forward = flops_per_token(self.config, round(context)) + share * mtp_flops(self.config, context)
+        flops = (1 + BACKWARD) * tokens * forward
+        return Work(tokens, flops, (1 + BACKWARD) * self._passes(tokens, context, micro_tokens, share))
+
+    def optimize(self, steps: int, optimizer: str = "adamw") -> Work:
+        """`steps` updates of all weights: fp32 weight, gradient and moments read and written once each."""
+        stored = self.counts.total + self.counts.mtp
+        seconds, flops = self.speed.stream(32.0 * stored), 10.0 * stored
+        if optimizer == "muon":
+            newton = muon_flops(self.config)
+            flops += newton
+            seconds += newton / (self.hardware.peak(self.dtype) * self.efficiency.matmul)
+        return Work(0, flops * steps, self._real(seconds) * steps)
+
+    def score(self, tokens: int, length: int, micro_tokens: int | None = None) -> Work:
         """One forward pass with logits, for log probabilities."""
-        flops = float(tokens) * self._forward(length)
-        return Work(tokens, flops, flops / self._rate)
+        flops = float(tokens) * flops_per_token(self.config, (length + 1) // 2)
+        return Work(tokens, flops, self._passes(tokens, (length + 1) / 2, micro_tokens, 0.0))
 
     def decode(self, sequences: int, prompt: int, length: int, longest: int, max_batch: int) -> Work:
         """`sequences` completions of mean `length` (at most `longest`) after prompts of `prompt` tokens, batched.
 
-        Continuous batching keeps the batch full until the queue is empty, then waits for the longest one.
+        Continuous batching keeps the batch full until the queue is empty; then it thins out until the longest is done.
         """
         batch = min(sequences, max_batch)
         tail = min(length * self.efficiency.longest_to_mean, longest)
-        steps = length * (sequences / batch - 1) + tail
-        flops = float(sequences) * length * flops_per_token(self.config, prompt + length // 2)
-        compute = flops / (self._rate * self.efficiency.decode_share)
-        return Work(sequences * length, flops, compute + steps * self._step_overhead())
+        context = prompt + length / 2
+        flops = float(sequences) * length * flops_per_token(self.config, round(context))
+        full = length * (sequences / batch - 1)  # steps with a full batch, then `length` batch-steps spread over `tail`
+        thin = batch * length / tail if tail else batch
+        seconds = full * self.decode_step(batch, context) + tail * self.decode_step(thin, context)
+        return Work(sequences * length, flops, seconds)
 
-    @property
-    def _rate(self) -> float:
-        """FLOP/s that training at this width reaches."""
-        return self.hardware.peak(self.dtype) * self.efficiency.share(self.config.hidden_size)
+    def decode_step(self, batch: float, context: float) -> float:
+        """Seconds to make one token for each of `batch` sequences that see `context` keys."""
+        config, speed = self.config, self.speed
+        form, value = form_of(config, decoding=True), max(2, DTYPE_BYTES[self.dtype])
+        cache = speed.stream(batch * context * cache_bytes_per_token(config, value)) / config.num_hidden_layers
+        core = max(cache, speed.core(batch * core_flops(config, context, form)))  # fused: bound by one of the two
+        seconds = speed.head(config, batch)
+        for moe, n in layer_kinds(config).items():
+            products = sum(speed.matmul(m, batch) for m in layer_matmuls(config, moe))
+            seconds += n * (products + core + OPS_FORWARD * self.hardware.op_seconds)
+        return self._real(seconds)
 
-    def _forward(self, length: int) -> int:
-        return flops_per_token(self.config, (length + 1) // 2)
+    def _passes(self, tokens: float, context: float, micro_tokens: int | None, mtp: float) -> float:
+        """Seconds of forward passes over `tokens` tokens, `micro_tokens` at a time."""
+        if tokens <= 0:
+            return 0.0
+        at_once = min(tokens, micro_tokens or tokens)
+        once = forward_seconds(self.speed, self.config, at_once, context)
+        if mtp:
+            rows = at_once * mtp
+            with_mtp, without = (forward_seconds(self.speed, self.config, rows, context, mtp=m) for m in (True, False))
+            once += with_mtp - without
+        return self._real(once) * tokens / at_once
 
-    def _mtp(self) -> int:
-        """Forward FLOPs of the MTP modules per token: their own weights, without idle experts, and the head again."""
-        config, counts = self.config, parameters(self.config)
-        modules = config.num_nextn_predict_layers
-        idle = modules * 3 * config.hidden_size * config.moe_intermediate_size
-        idle *= max(config.n_routed_experts - config.num_experts_per_tok, 0)
-        return 2 * (counts.mtp - idle + modules * config.vocab_size * config.hidden_size) if modules else 0
-
-    def _step_overhead(self) -> float:
-        """Seconds of a decode step whatever the batch. A batch visits about every expert, so all weights stream."""
-        weight_bytes = parameters(self.config).total * DTYPE_BYTES.get(self.dtype, 4)
-        stream = weight_bytes / (self.hardware.memory_bandwidth * self.efficiency.bandwidth_share)
-        return stream + self.config.num_hidden_layers * self.efficiency.layer_overhead
+    def _real(self, seconds: float) -> float:
+        return seconds / self.efficiency.realised * self.efficiency.slowdown
