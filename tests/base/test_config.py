@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import pydantic
 import pytest
 
-from doran.base.config import StrictModel, apply_overrides, build, load_yaml, parse_yaml
+from doran.base.config import StrictModel, apply_overrides, build, later, load_yaml, parse_yaml
 from doran.base.errors import ConfigError
 
 
@@ -159,3 +159,18 @@ def test_overrides_that_make_no_sense_are_refused(override: str) -> None:
 def test_an_unknown_override_is_refused_when_built() -> None:
     with pytest.raises(ConfigError, match=r"did you mean train\.lr"):
         build(Recipe, apply_overrides({"name": "x"}, ["train.lrr=1"]))
+
+
+def test_a_later_field_shows_only_when_it_is_used() -> None:
+    class Old(StrictModel):
+        lr: float = 1e-3
+
+    class New(Old):
+        boost: bool = later(False, description="new")
+
+    class Holder(StrictModel):
+        train: New = New()
+
+    assert New().model_dump(mode="json") == Old().model_dump(mode="json") == {"lr": 1e-3}
+    assert Holder(train=New(boost=True)).model_dump() == {"train": {"lr": 1e-3, "boost": True}}
+    assert build(Holder, {"train": {"boost": True}}).train.boost

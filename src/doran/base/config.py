@@ -31,6 +31,25 @@ class StrictModel(pydantic.BaseModel):
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
     )
 
+    @pydantic.model_serializer(mode="wrap")
+    def _without_unused_later_fields(self, dump: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        for name, field in type(self).model_fields.items():
+            if field.json_schema_extra == _LATER and getattr(self, name) == field.default:
+                values.pop(name, None)
+        return values
+
+
+_LATER: dict[str, Any] = {"later": True}
+
+
+def later(default: Any, **kwargs: Any) -> Any:
+    """A field added after runs were made: at its default it is left out of what a model dumps to.
+
+    So settings that do not use it keep their fingerprint, and a run from before it can be continued.
+    """
+    return pydantic.Field(default, json_schema_extra=_LATER, **kwargs)
+
 
 Model = TypeVar("Model", bound=StrictModel)
 
