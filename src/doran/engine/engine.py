@@ -19,6 +19,7 @@ import torch
 
 from doran.base.device import available_memory
 from doran.base.errors import UsageError
+from doran.engine.live import Live
 from doran.engine.request import Completion, Request, SamplingParams, token_ids
 from doran.engine.runner import Runner
 from doran.engine.scheduler import Group, Scheduler
@@ -100,6 +101,10 @@ class Engine:
         """
         return self._stream(self._requests([prompt_ids], params, 1))
 
+    def open(self) -> Live:
+        """A session that takes and drops requests while others run, for servers (engine/live.py)."""
+        return Live(self)
+
     def _stream(self, requests: list[Request]) -> Iterator[tuple[int, float]]:
         call, seen = _Call(self, requests), 0
         while call.busy:
@@ -121,13 +126,14 @@ class Engine:
             raise UsageError(f"{len(prompts)} prompts but {len(per_prompt)} params", hint="give one, or one each")
         requests = []
         for i, (prompt, p) in enumerate(zip(prompts, per_prompt, strict=True)):
-            ids = self._checked(f"prompt {i}", prompt)
+            ids = self.checked(f"prompt {i}", prompt)
             room = self.model.config.max_position_embeddings - len(ids) + 1  # the last new token takes no position
             p = replace(p, max_new_tokens=room) if p.max_new_tokens > room else p
             requests += [Request(i * n + j, j, ids, p) for j in range(n)]
         return requests
 
-    def _checked(self, name: str, prompt: Sequence[int]) -> tuple[int, ...]:
+    def checked(self, name: str, prompt: Sequence[int]) -> tuple[int, ...]:
+        """`prompt` as a tuple of ids that this model can read; UsageError naming `name` otherwise."""
         config = self.model.config
         ids = token_ids(name, prompt)
         if not ids:

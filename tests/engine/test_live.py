@@ -1,0 +1,143 @@
+"""A live session says what `generate` says, whoever comes and goes; a request's failure is its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from doran.arch.config import ModelConfig
+from doran.base.errors import NumericsError, OutOfMemory, UsageError
+from doran.engine import Bias, Controls, Engine, Live, Penalties, SamplingParams, Token
+from doran.models.decoder import Decoder
+from doran.models.families import build
+
+CONFIG = ModelConfig(
+    model_type="qwen2", vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
+    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=400, initializer_range=0.25,
+    tie_word_embeddings=True,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model() -> Decoder:
+    return build(CONFIG, seed=3)
+
+
+class Heard:
+    """A request's watcher."""
+
+    def __init__(self, **extra: object) -> None:
+        self.tokens: list[Token] = []
+        self.ends: list[tuple[str, Exception | None]] = []
+        self.controls = Controls(
+            watch=self.tokens.append, on_end=lambda reason, error: self.ends.append((reason, error)), **extra
+        )  # type: ignore[arg-type]
+
+    @property
+    def ids(self) -> list[int]:
+        return [t.id for t in self.tokens]
+
+
+def drain(live: Live) -> None:
+    while live.busy:
+        live.step()
+    assert live.free_slots == 4
+
+
+@pytest.fixture
+def live(model: Decoder) -> Live:
+    return Engine(model, max_batch=4).open()
+
+
+def alone(model: Decoder, prompt: list[int], params: SamplingParams, n: int = 1) -> list[list[int]]:
+    return [c.token_ids for c in Engine(model).generate([prompt], params, n=n)[0]]
+
+
+def test_late_comers_and_leavers_change_nothing_for_the_others(model: Decoder, live: Live) -> None:
+    params = [SamplingParams(30, seed=i, temperature=0.8, top_p=0.95, stop_token_ids=(5,)) for i in range(7)]
+    heard = [Heard() for _ in params]
+    numbers = []
+    for i, (p, h) in enumerate(zip(params, heard, strict=True)):
+        numbers += live.submit([1 + i, 2, 3], p, [h.controls])
+        live.step()
+        live.step()
+        if i == 3:
+            assert live.abort(numbers[1])
+    assert live.num_waiting > 0 and live.free_slots == 0
+    assert live.abort(numbers[6]) and not live.abort(numbers[6])
+    drain(live)
+    for i in (0, 2, 3, 4, 5):
+        assert heard[i].ids == alone(model, [1 + i, 2, 3], params[i])[0]
+        assert heard[i].ends[0][0] == ("stop" if heard[i].ids[-1] == 5 else "length")
+    assert heard[1].ends == heard[6].ends == [("abort", None)]
+
+
+def test_a_group_shares_its_prefill_and_draws_as_generate_does(model: Decoder) -> None:
+    engine, params, heard = Engine(model, max_batch=4), SamplingParams(12, seed=4), [Heard() for _ in range(3)]
+    live = engine.open()
+    live.submit([7, 8, 9], params, [h.controls for h in heard])
+    drain(live)
+    assert engine.stats.prefill_tokens == 3
+    assert [h.ids for h in heard] == alone(model, [7, 8, 9], params, n=3)
+
+
+def test_long_completions_draw_on_the_one_stream(model: Decoder, live: Live) -> None:
+    heard, params = Heard(), SamplingParams(300, seed=2)
+    live.submit([3, 4], params, [heard.controls])
+    drain(live)
+    assert heard.ids == alone(model, [3, 4], params)[0]
+
+
+def test_a_failing_processor_or_watcher_ends_its_request_alone(model: Decoder, live: Live) -> None:
+    def raising(tokens: object, logits_V: object) -> None:
+        raise RuntimeError("mine")
+
+    good, bad, watched, masked = Heard(), Heard(processors=(raising,)), [], []
+    live.submit([1, 2], SamplingParams(10), [good.controls])
+    live.submit([1, 3], SamplingParams(10), [bad.controls])
+    live.submit([1, 4], SamplingParams(10), [Controls(watch=lambda t: 1 // 0, on_end=lambda *e: watched.append(e))])
+    everything = Controls((lambda t, logits_V: logits_V.fill_(float("-inf")),), on_end=lambda *e: masked.append(e))
+    live.submit([1, 5], SamplingParams(10), [everything])
+    drain(live)
+    assert good.ids == alone(model, [1, 2], SamplingParams(10))[0]
+    assert bad.ends[0][0] == "error" and isinstance(bad.ends[0][1], RuntimeError) and bad.ids == []
+    assert isinstance(watched[0][1], ZeroDivisionError)
+    assert isinstance(masked[0][1], NumericsError)
+
+
+def test_a_watcher_can_stop(live: Live) -> None:
+    tokens: list[Token] = []
+    ends: list[str] = []
+    watch = lambda t: tokens.append(t) or len(tokens) == 3  # noqa: E731
+    live.submit([1, 2], SamplingParams(10), [Controls(watch=watch, on_end=lambda r, e: ends.append(r))])
+    drain(live)
+    assert len(tokens) == 3 and ends == ["stop"]
+
+
+def test_wrong_requests_are_refused_before_they_wait(model: Decoder, live: Live) -> None:
+    for prompt in ([], [61], [1] * 401):
+        with pytest.raises(UsageError):
+            live.submit(prompt, SamplingParams(4))
+    assert not live.busy
+    with pytest.raises(OutOfMemory):
+        Engine(model, cache_bytes=100).open().submit([1], SamplingParams(4))
+
+
+def test_top_logprobs_are_the_models_own(model: Decoder, live: Live) -> None:
+    heard = Heard(top_logprobs=2, processors=(Bias({9: 100.0}, 61),))
+    live.submit([1, 2], SamplingParams(3), [heard.controls])
+    drain(live)
+    assert heard.ids == [9, 9, 9]
+    top = heard.tokens[0].top
+    assert top[0][0] == 9 and top[0][1] < -0.01 < heard.tokens[0].logprob
+    assert len(top) == 3 and top[1][1] >= top[2][1]
+
+
+def test_penalties_follow_their_formulas() -> None:
+    logits = torch.tensor([2.0, -2.0, 1.0, 0.5])
+    got = Penalties([1], presence=0.5, frequency=0.25, repetition=2.0)([0, 0], logits.clone())
+    torch.testing.assert_close(got, torch.tensor([1.0 - 0.5 - 0.5, -4.0, 1.0, 0.5]))
+    with pytest.raises(UsageError):
+        Penalties([], repetition=0)
+    with pytest.raises(UsageError):
+        Bias({61: 1.0}, 61)
