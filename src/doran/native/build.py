@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("attention.cpp", "pointwise.cpp")
+SOURCES = ("attention.cpp", "pointwise.cpp", "quant.cpp", "quant_pack.cpp")
 FLAGS = (
     "-std=c++20",
     "-O3",
@@ -70,7 +70,7 @@ def library() -> ctypes.CDLL | None:
 
 def build() -> Path:
     """Compile unless the cache has it; returns the library's path. RuntimeError with the compiler's first complaint."""
-    text = b"".join((HERE / name).read_bytes() for name in (*SOURCES, "common.h"))
+    text = b"".join((HERE / name).read_bytes() for name in (*SOURCES, "common.h", "quant.h"))
     key = hashlib.sha256(text + " ".join(FLAGS).encode() + processor().encode()).hexdigest()[:16]
     target = cache_dir() / f"kernels-{key}.so"
     if target.exists():
