@@ -141,3 +141,29 @@ def test_penalties_follow_their_formulas() -> None:
         Penalties([], repetition=0)
     with pytest.raises(UsageError):
         Bias({61: 1.0}, 61)
+
+
+def test_a_veto_that_refuses_nothing_changes_nothing_and_one_that_does_is_obeyed(model: Decoder, live: Live) -> None:
+    params = SamplingParams(60, seed=3)
+    free = alone(model, [1, 2], params)[0]
+    allowed = torch.arange(61) % 2 == 0
+    idle, strict = Heard(veto=lambda t: None), Heard(veto=lambda t: None if t % 2 == 0 else allowed)
+    live.submit([1, 2], params, [idle.controls])
+    live.submit([1, 2], params, [strict.controls])
+    drain(live)
+    assert idle.ids == free
+    assert all(t % 2 == 0 for t in strict.ids) and len(strict.ids) == 60
+    first_odd = next(i for i, t in enumerate(free) if t % 2)
+    assert strict.ids[:first_odd] == free[:first_odd]
+
+
+def test_a_veto_draws_from_the_masked_distribution(model: Decoder) -> None:
+    live, allowed = Engine(model, max_batch=400).open(), torch.arange(61) < 40
+    heard = [Heard(veto=lambda t: None if t < 40 else allowed, top_logprobs=61) for _ in range(400)]
+    live.submit([1, 2], SamplingParams(1, seed=1), [h.controls for h in heard])
+    live.step()
+    probs = torch.zeros(61).index_put((torch.tensor([i for i, _ in heard[0].tokens[0].top[1:]]),),
+                                      torch.tensor([p for _, p in heard[0].tokens[0].top[1:]]).exp())  # fmt: skip
+    expected = torch.where(allowed, probs, 0.0) / probs[allowed].sum()
+    counts = torch.bincount(torch.tensor([h.ids[0] for h in heard]), minlength=61) / 400
+    assert (counts - expected).abs().max() < 4 * (0.25 / 400) ** 0.5

@@ -46,12 +46,16 @@ class Controls:
     """One completion's companions.
 
     processors     in order, each on what the one before left
+    veto           hears of each drawn token before it counts: None lets it pass; else the allowed tokens (bool, V),
+                   from which the engine draws anew. Where nothing is refused nothing changes, and a refused draw plus
+                   an independent second one has exactly the masked distribution: p(t) + P(refused) p(t) / P(allowed)
     watch          hears of each token; True ends the request with "stop" after it
     on_end         hears once how the request ended, with the exception where it failed; must not raise
     top_logprobs   how many likeliest tokens `Token.top` lists behind the sampled one; None: no list at all
     """
 
     processors: tuple[Processor, ...] = ()
+    veto: Callable[[int], Tensor | None] | None = None
     watch: Callable[[Token], bool | None] | None = None
     on_end: Callable[[EndReason, Exception | None], None] | None = None
     top_logprobs: int | None = None

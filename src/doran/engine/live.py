@@ -139,7 +139,7 @@ class Live:
     def result(self, number: int) -> Completion | None:
         """What a request that still runs has said so far; None once it has ended."""
         row = self._rows.get(number)
-        return row and Completion(list(row.tokens), list(row.logprobs), "length")
+        return None if row is None else Completion(list(row.tokens), list(row.logprobs), "length")
 
     # ---- work ------------------------------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class Live:
                 error = NumericsError("no token can be drawn: the logits are NaN, or every token is masked")
             reason: EndReason | None = "error"
             if error is None:
-                reason, error = self._took(rows[i], token, logprob, logits_NV[i])
+                reason, error = self._took(rows[i], token, logprob, chosen_NV[i], logits_NV[i])
             if reason:
                 ended.append((first + i, reason, error))
         self._remove([slot for slot, _, _ in ended])
@@ -214,15 +214,17 @@ class Live:
         return chosen_NV
 
     def _took(
-        self, row: _Row, token: int, logprob: float, logits_V: Tensor
+        self, row: _Row, token: int, logprob: float, chosen_V: Tensor, logits_V: Tensor
     ) -> tuple[EndReason | None, Exception | None]:
-        """Note a token; how the request ends by it, if it does."""
-        row.tokens.append(token)
-        row.logprobs.append(logprob)
+        """Note a token, or one drawn in its place; how the request ends by it, if it does."""
         try:
+            if row.controls.veto and (allowed_V := row.controls.veto(token)) is not None:
+                token, logprob = _redrawn(row, chosen_V, allowed_V)
+            row.tokens.append(token)
+            row.logprobs.append(logprob)
             top = () if row.controls.top_logprobs is None else _top(logits_V, token, row.controls.top_logprobs)
             stop = bool(row.controls.watch and row.controls.watch(Token(token, logprob, top)))
-        except Exception as error:  # the watcher's own
+        except Exception as error:  # the companions' own
             return "error", error
         if stop or token in row.stops:
             return "stop", None
@@ -265,6 +267,21 @@ class Live:
         on_end: Callable[[EndReason, Exception | None], None] | None = row.controls.on_end
         if on_end:
             on_end(reason, error)
+
+
+def _redrawn(row: _Row, logits_V: Tensor, allowed_V: Tensor) -> tuple[int, float]:
+    """A token among the allowed ones and its logprob there. NumericsError where there is none."""
+    p = row.request.params
+    if not allowed_V.any():
+        raise NumericsError("no token is allowed here")
+    params = RowParams(
+        torch.tensor([p.temperature]), torch.tensor([p.top_k]), torch.tensor([p.top_p]), torch.tensor([p.min_p]),
+        any_greedy=p.temperature == 0, any_cuts=p.cuts,
+    )  # fmt: skip
+    uniform = numpy_rng("redraw", p.seed, row.request.completion, len(row.tokens)).random(1)
+    logits_1V = logits_V.float().masked_fill(~allowed_V, float("-inf"))[None]
+    tokens_1, logprobs_1 = sample(logits_1V, params, torch.from_numpy(uniform))
+    return int(tokens_1), float(logprobs_1)
 
 
 def _top(logits_V: Tensor, token: int, k: int) -> tuple[tuple[int, float], ...]:
