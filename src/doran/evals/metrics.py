@@ -10,6 +10,7 @@ Rules that the numbers depend on:
   and a question won by "no answer" is wrong.
 - Language of a thought: a thought without words of either language does not speak the question's language.
   Language of an answer: an answer without words ("(3+4)*5") has none to be wrong about and is left out.
+- A question that was asked in two languages is one cluster, not two.
 """
 
 from __future__ import annotations
@@ -178,19 +179,23 @@ class Outcome:
     thought_language: str | None = None
     answer_language: str | None = None
     reward: float = 0.0
+    leaks: int = 0  # Hanja, Kana and Bopomofo letters in thought and answer
 
     def ruled(self) -> Outcome:
         """The same outcome with truncation counted as no answer, no format and no reward."""
         if not self.truncated:
             return self
-        return Outcome(None, False, self.length, True, False, self.thought_language, None, 0.0)
+        return Outcome(None, False, self.length, True, False, self.thought_language, None, 0.0, self.leaks)
 
 
-def summarize(groups: Sequence[tuple[str, Sequence[Outcome]]], *, seed: int = 0) -> dict[str, Interval]:
+def summarize(
+    groups: Sequence[tuple[str, Sequence[Outcome]]], *, seed: int = 0, clusters: Sequence[str] | None = None
+) -> dict[str, Interval]:
     """Every metric of one result set. `groups`: (the question's language, its k outcomes) per question.
 
-    Keys: pass@1, pass@2 .. pass@k (powers of two, and k), cons@k, reward, mean_length, truncated, format,
-    thought_language, answer_language. All questions have the same k.
+    Keys: pass@1 (which is avg@k), pass@2 .. pass@k (powers of two, and k), cons@k, reward, mean_length, truncated,
+    format, thought_language, answer_language, leak. All questions have the same k. `clusters` names the question
+    behind each group; groups of one name count as one question where every name has equally many.
     """
     if not groups:
         return {}
@@ -200,28 +205,49 @@ def summarize(groups: Sequence[tuple[str, Sequence[Outcome]]], *, seed: int = 0)
     ruled = [(language, [outcome.ruled() for outcome in outcomes]) for language, outcomes in groups]
     correct_Q = [sum(o.correct for o in outcomes) for _, outcomes in ruled]
 
+    def merged(values_Q: Sequence[float], samples: int) -> Interval:
+        together, size = by_cluster(values_Q, clusters)
+        return share_interval(together, samples * size)
+
     def share(of: Callable[[Outcome], bool]) -> Interval:
-        return share_interval([sum(map(of, outcomes)) / k for _, outcomes in ruled], k)
+        return merged([sum(map(of, outcomes)) / k for _, outcomes in ruled], k)
+
+    def mean(of: Callable[[Outcome], float]) -> Interval:
+        return bootstrap(by_cluster([sum(map(of, out)) / k for _, out in ruled], clusters)[0], seed=seed)
 
     metrics = {"pass@1": share(lambda o: o.correct)}
     for draws in sorted({2**i for i in range(1, k.bit_length())} | {k} - {1}):
-        metrics[f"pass@{draws}"] = bootstrap([pass_at_k(k, c, draws) for c in correct_Q], seed=seed)
+        # Wilson and not the bootstrap: where nothing (or all) was right, every resample says the same and proves nothing
+        metrics[f"pass@{draws}"] = merged([pass_at_k(k, c, draws) for c in correct_Q], k)
     if k > 1:
         votes_Q = [cons_at_k([o.answer for o in out], [o.correct for o in out]) for _, out in ruled]
-        metrics[f"cons@{k}"] = share_interval([float(vote) for vote in votes_Q])
-    metrics["reward"] = bootstrap([sum(o.reward for o in out) / k for _, out in ruled], seed=seed)
-    metrics["mean_length"] = bootstrap([sum(o.length for o in out) / k for _, out in ruled], seed=seed)
+        metrics[f"cons@{k}"] = merged([float(vote) for vote in votes_Q], 1)
+    metrics["reward"] = mean(lambda o: o.reward)
+    metrics["mean_length"] = mean(lambda o: o.length)
     metrics["truncated"] = share(lambda o: o.truncated)
     metrics["format"] = share(lambda o: o.well_formed)
-    return metrics | _language_shares(ruled, k)
+    thoughts_Q = [sum(o.thought_language == language for o in out) / k for language, out in ruled]
+    metrics["thought_language"] = merged(thoughts_Q, k)
+    metrics["answer_language"] = _answer_language(ruled, k)
+    return metrics | {"leak": share(lambda o: o.leaks > 0)}
 
 
-def _language_shares(ruled: Sequence[tuple[str, Sequence[Outcome]]], k: int) -> dict[str, Interval]:
-    """Language fidelity of thoughts (over all samples) and of answers (over those that have words)."""
-    thoughts = [sum(o.thought_language == language for o in out) / k for language, out in ruled]
+def by_cluster(values: Sequence[float], clusters: Sequence[str] | None) -> tuple[list[float], int]:
+    """(one value a cluster, members of each): the means of equally large clusters; without those, as it was."""
+    groups: dict[str, list[float]] = {}
+    for name, value in zip(clusters or (), values, strict=bool(clusters)):
+        groups.setdefault(name, []).append(value)
+    sizes = {len(group) for group in groups.values()}
+    if len(sizes) != 1:
+        return list(values), 1
+    return [sum(group) / len(group) for group in groups.values()], sizes.pop()
+
+
+def _answer_language(ruled: Sequence[tuple[str, Sequence[Outcome]]], k: int) -> Interval:
+    """Language fidelity of the answers that have words."""
     answers = [
         sum(o.answer_language == language for o in worded) / len(worded)
         for language, out in ruled
         if (worded := [o for o in out if o.answer_language is not None])
     ]
-    return {"thought_language": share_interval(thoughts, k), "answer_language": share_interval(answers, k)}
+    return share_interval(answers, k)

@@ -2,7 +2,7 @@
 
 All Q*k completions go through the engine as one continuous batch, so a slow item holds nobody up. Every item has its
 own stream of random numbers, made from (seed, key, language): its result does not depend on the batch, the order or
-the other items. Not resumable: an evaluation that was cut off starts again.
+the other items. Not resumable: samples.py keeps what was sampled, for evaluations that take long.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from doran.base.files import read_json, write_json
 from doran.base.rng import seed_for
 from doran.evals.metrics import Interval, Outcome, PairedDifference, paired_difference, summarize
 from doran.tasks.format import format_reward
-from doran.tasks.language import dominant
+from doran.tasks.language import dominant, leaks
 from doran.text.parse import OPEN, opens_thought, split_thought
 
 # ---- how a prompt is wrapped -----------------------------------------------------------------------------------
@@ -66,6 +66,7 @@ class EvalResult:
     k: int
     sampling: dict[str, Any]
     items: list[ItemResult]
+    facts: dict[str, Any] = field(default_factory=dict)  # recipe, recipe_hash, model, cost, contamination: see samples.py
 
     def summary(self) -> dict[str, dict[str, Interval]]:
         """Metrics of all items ("all") and of each language, by the names in metrics.summarize."""
@@ -73,7 +74,7 @@ class EvalResult:
         groups = {"all": self.items} | {lang: [i for i in self.items if i.language == lang] for lang in languages}
         seed = int(self.sampling.get("seed", 0))
         return {
-            name: summarize([(item.language, item.outcomes) for item in items], seed=seed)
+            name: summarize([(i.language, i.outcomes) for i in items], seed=seed, clusters=[i.key for i in items])
             for name, items in groups.items()
             if items
         }
@@ -109,6 +110,7 @@ class EvalResult:
             "num_items": len(self.items),
             "sampling": self.sampling,
             "metrics": totals,
+            **({"facts": self.facts} if self.facts else {}),
             "items": [asdict(item) | {"num_correct": item.num_correct} for item in self.items],
         }
 
@@ -120,7 +122,7 @@ class EvalResult:
                 ItemResult(**_only(ItemResult, item) | {"outcomes": [Outcome(**o) for o in item["outcomes"]]})
                 for item in raw["items"]
             ]
-            return cls(raw["task"], raw["k"], raw["sampling"], items)
+            return cls(raw["task"], raw["k"], raw["sampling"], items, raw.get("facts", {}))
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{where} is not a doran evaluation: {error}", hint="run doran eval again") from None
 
@@ -173,16 +175,16 @@ def evaluate(
             f"an evaluation of {len(items)} items with k = {k} measures nothing", hint="use 1 or more of both"
         )
     if not params.stop_token_ids:
-        params = replace(params, stop_token_ids=_stop_ids(tokenizer))
+        params = replace(params, stop_token_ids=stop_ids(tokenizer))
     prompts = [prompt_style(tokenizer, item.prompt) for item in items]
     per_item = [replace(params, seed=seed_for("eval", params.seed, item.key, item.language)) for item in items]
     shown = {"on_finish": _counter(on_finish, len(items) * k)} if on_finish else {}
     completions = (engine or _engine(model, max_batch)).generate(prompts, per_item, n=k, **shown)
     results = [
-        _judge(tokenizer, task, item, _opens_thought(tokenizer, prompt), done, keep_texts)
+        _judge(tokenizer, task, item, prompt_opens_thought(tokenizer, prompt), done, keep_texts)
         for item, prompt, done in zip(items, prompts, completions, strict=True)
     ]
-    return EvalResult(task.name, k, _plain(params), results)
+    return EvalResult(task.name, k, plain_params(params), results)
 
 
 def _engine(model: Any, max_batch: int) -> Any:
@@ -197,15 +199,17 @@ def _counter(on_finish: Callable[[int, int], None], total: int) -> Callable[[int
     return lambda index, completion: on_finish(next(done), total)
 
 
-def _stop_ids(tokenizer: Any) -> tuple[int, ...]:
+def stop_ids(tokenizer: Any) -> tuple[int, ...]:
+    """The ids that end a reply, by the tokenizer."""
     return tuple(tokenizer.stop_ids) if hasattr(tokenizer, "stop_ids") else (tokenizer.eos_id,)
 
 
-def _plain(params: Any) -> dict[str, Any]:
+def plain_params(params: Any) -> dict[str, Any]:
+    """SamplingParams as plain data for JSON."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(params).items()}
 
 
-def _opens_thought(tokenizer: Any, prompt_ids: list[int]) -> bool:
+def prompt_opens_thought(tokenizer: Any, prompt_ids: list[int]) -> bool:
     """Whether the prompt itself ends with `<think>`, so that the completion starts inside the thought."""
     return opens_thought(tokenizer.decode(prompt_ids[-16:]))  # <think> may be several tokens in a foreign tokenizer
 
@@ -218,19 +222,24 @@ def completion_text(tokenizer: Any, completion: Any, opened: bool = False) -> st
 
 def _judge(tokenizer: Any, task: _Task, item: Any, opened: bool, done: Sequence[Any], keep_texts: int) -> ItemResult:
     texts = [completion_text(tokenizer, completion, opened) for completion in done]
-    outcomes = [_outcome(task, item, text, c) for text, c in zip(texts, done, strict=True)]
+    outcomes = [
+        outcome(task, item, text, len(c.token_ids), c.finish_reason == "length")
+        for text, c in zip(texts, done, strict=True)
+    ]
     return ItemResult(item.key, item.language, item.prompt, item.answer, outcomes, texts[:keep_texts])
 
 
-def _outcome(task: _Task, item: Any, text: str, completion: Any) -> Outcome:
+def outcome(task: _Task, item: Any, text: str, length: int, truncated: bool) -> Outcome:
+    """One completion judged, by the rules of metrics.py. `text` holds its thought, `length` counts its tokens."""
     score, parsed = task.score(item, text), split_thought(text)
     return Outcome(
         answer=score.parsed,
         correct=bool(score.correct),
-        length=len(completion.token_ids),
-        truncated=completion.finish_reason == "length",
+        length=length,
+        truncated=truncated,
         well_formed=format_reward(text) == 1.0,
         thought_language=dominant(parsed.reasoning or ""),
         answer_language=dominant(parsed.answer or ""),
         reward=float(score.reward),
+        leaks=leaks(text),
     ).ruled()
