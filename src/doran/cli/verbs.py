@@ -20,6 +20,7 @@ class Verb(NamedTuple):
 
 VERBS = (
     Verb("doctor", "Start here", "check this machine: memory, disk, speed, what is missing"),
+    Verb("plan", "Start here", "what a model, job or recipe will cost: time, memory, energy, money"),
     Verb("run", "Start here", "train a reasoning model from nothing, as a recipe says"),
     Verb("chat", "Use a model", "talk with a model in the terminal, its thoughts dimmed"),
     Verb("generate", "Use a model", "continue one prompt; --json for scripts"),

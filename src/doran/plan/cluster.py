@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from doran.arch.config import ModelConfig
-from doran.arch.count import flops_per_token
 from doran.plan.hardware import Efficiency, Hardware
-from doran.plan.kernels import Speed, forward_seconds, layer_kinds, layer_matmuls, mtp_flops
+from doran.plan.kernels import Speed, forward_flops, forward_seconds, layer_kinds, layer_matmuls, mtp_flops
 from doran.plan.layout import Layout, matmul_dtype, shard
 
 
@@ -25,6 +24,7 @@ class Step:
     data_parallel: float
     optimizer: float
     uncounted: float  # the efficiency model's `realised`
+    micro_batches: float
     tokens: int
     flops: float  # of the whole step, model FLOPs: recomputation is not counted
     devices: int
@@ -122,7 +122,7 @@ def train_step(
     optimizer = _optimizer(config, speed, layout)
     worked = micro_batches * busy + bubble
     whole = int(sequences * length)
-    flops = 3.0 * whole * (flops_per_token(config, round(context)) + (mtp_flops(config, context) if mtp else 0))
+    flops = 3.0 * whole * (forward_flops(config, context) + (mtp_flops(config, context) if mtp else 0))
     return Step(
         compute=micro_batches * passes * forward * e.slowdown,
         tensor_parallel=micro_batches * tensor,
@@ -131,6 +131,7 @@ def train_step(
         data_parallel=exposed,
         optimizer=optimizer,
         uncounted=worked * (1 / e.realised - 1),
+        micro_batches=micro_batches,
         tokens=whole,
         flops=flops,
         devices=layout.devices,

@@ -100,7 +100,8 @@ class Budget:
 def parse_budget(text: str) -> Budget:
     """Budget from "500,000 KRW", "₩500000", "50만원", "30 USD", "$30", "12 hours" or "5 kWh"; UsageError else."""
     plain = text.strip().lower().replace(",", "").replace("_", "")
-    match = re.fullmatch(r"([^\d\s.+-]*)\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*(만|천|백만|억|k|m)?\s*([^\d\s]*)", plain)
+    number_and_scale = r"([+-]?(?:\d+\.?\d*|\.\d+))\s*(만|천|백만|억|[km](?=\s|$))?"
+    match = re.fullmatch(rf"([^\d\s.+-]*)\s*{number_and_scale}\s*([^\d\s]*)", plain)
     if not match:
         raise UsageError(
             f"budget {text!r} is not understood", hint='write "500,000 KRW", "30 USD", "12 hours" or "5 kWh"'
