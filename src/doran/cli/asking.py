@@ -44,11 +44,11 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 @contextmanager
 def opened_task(name: str, data: Path | None, settings: Mapping[str, Any]) -> Iterator[Task]:
     """The task `name`; its helper processes end with the block. UsageError where --data does not fit it."""
-    from doran.tasks.task import get_task
+    from doran.tasks.task import get_task, takes_file
 
     given = dict(settings)
     if data is not None:
-        if name not in ("gsm8k", "jsonl", "choice"):
+        if not takes_file(name):
             raise UsageError(
                 f"--data: the task {name} makes its own questions", hint="leave --data out, or use --task jsonl"
             )

@@ -6,6 +6,7 @@ Only values cross, never objects: an answer whose `__eq__` always says yes arriv
 
 from __future__ import annotations
 
+import builtins
 import decimal
 import fractions
 import itertools
@@ -70,6 +71,8 @@ def _encode(x: Any, keep: Callable[[Any], int] | None, depth: int) -> Any:
         return ["range", *inner((x.start, x.stop, x.step))]
     if keep is not None and hasattr(type(x), "__next__"):  # a generator, a map, a zip: its items, once
         return ["iterator", *inner(itertools.islice(x, MAX_ITEMS))]
+    if isinstance(x, type) and x in vars(builtins).values():
+        return ["type", type.__dict__["__name__"].__get__(x)]
     if isinstance(x, Handle):
         return ["handle", x.number_]
     if keep is not None:
@@ -92,6 +95,8 @@ def _decode(x: Any, handle: Callable[[int], Any] | None) -> Any:
         return range(*(_decode(item, handle) for item in rest))
     if tag == "handle" and handle is not None and isinstance(rest[0], int):
         return handle(rest[0])
+    if tag == "type" and isinstance(getattr(builtins, str(rest[0]), None), type):
+        return getattr(builtins, rest[0])
     if tag in _READERS and all(isinstance(part, str) for part in rest):
         return _READERS[tag](*rest)
     raise ValueError("no value")

@@ -5,6 +5,8 @@ Not here: numbers (math.py). The answer must be stated or stand alone; naming ev
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -111,7 +113,7 @@ class ChoiceTask:
 
 
 def _choice_item(row: dict[str, Any], where: str) -> Item:
-    question, options, letter = row.get("question"), row.get("options"), row.get("correct", row.get("answer"))
+    question, options, letter = published(row)
     if not (isinstance(question, str) and isinstance(options, list) and 2 <= len(options) <= 10
             and isinstance(letter, str) and option(letter)):
         raise DataError(f"{where}: no question with 2 to 10 options and a right letter",
@@ -119,5 +121,26 @@ def _choice_item(row: dict[str, Any], where: str) -> Item:
     labelled = re.compile(r"\s*\(?[A-J][).:]")
     lines = [o if labelled.match(o) else f"{x}) {o}" for x, o in zip("ABCDEFGHIJ", map(str, options), strict=False)]
     language: Language = dominant(question) or "en"
-    return Item("\n".join([question.strip(), *lines]), option(letter), language, {"options": lines},
+    shown = [] if all(str(o).strip() in question for o in options) and "(A)" in question else lines  # HAE-RAE's query
+    return Item("\n".join([question.strip(), *shown]), option(letter), language, {"options": lines},
                 content_key("choice", question, *lines))
+
+
+def published(row: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """(question, options, letter) of a row as its publisher wrote it; what cannot be read is passed on for the error.
+
+    AQuA: options and correct; KMMLU: columns A to D and answer 1 to 4; MMLU: choices and answer 0 to 3; HAE-RAE: query,
+    options (in a CSV a text such as "['a', 'b']") and answer "(B)".
+    """
+    question, letter = row.get("question", row.get("query")), row.get("correct", row.get("answer"))
+    columns = [row[name] for name in "ABCDEFGHIJ" if name in row]
+    options = columns or row.get("options", row.get("choices"))
+    if isinstance(options, str) and len(options) < 20_000:
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            options = ast.literal_eval(options)
+    if isinstance(letter, str) and letter.strip().isdecimal():
+        letter = int(letter)
+    if isinstance(letter, int) and not isinstance(letter, bool) and isinstance(options, list):
+        place = letter - 1 if columns else letter
+        letter = "ABCDEFGHIJ"[place] if 0 <= place < len(options) else None
+    return question, options, letter

@@ -6,6 +6,7 @@ none is skipped in silence.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import zlib
@@ -20,7 +21,8 @@ from doran.tasks.task import Item, Language, content_key
 
 Row = dict[str, Any]
 
-_SHAPES = "prompt and answer, messages, question and answer, or question_ko, answer_ko, question_en, answer_en"
+_SHAPES = ("prompt and answer, messages, question and answer, problem and answer or solution, "
+           "or question_ko, answer_ko, question_en, answer_en")
 
 
 def read_items(path: str | Path, name: str) -> list[Item]:
@@ -35,16 +37,17 @@ def read_items(path: str | Path, name: str) -> list[Item]:
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(place, row) for every row of a JSONL or Parquet file; place reads "FILE, line 7". Raises DataError."""
+    """(place, row) for every row of a JSONL, CSV or Parquet file; place reads "FILE, line 7". Raises DataError."""
     if not path.is_file():
         raise DataError(f"{path}: no such file", hint="check the data path")
-    return _parquet(path) if path.suffix == ".parquet" else _jsonl(path)
+    readers = {".parquet": _parquet, ".csv": _csv}
+    return readers.get(path.suffix, _jsonl)(path)
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
     """(place, row) for every line that is not blank."""
     if path.suffixes[-1:] not in ([".jsonl"], [".gz"], [".json"]):
-        raise DataError(f"{path}: unknown kind of file", hint="use .jsonl, .jsonl.gz or .parquet")
+        raise DataError(f"{path}: unknown kind of file", hint="use .jsonl, .jsonl.gz, .csv or .parquet")
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
@@ -57,6 +60,20 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
         raise DataError(f"{where}: damaged gzip data ({error})", hint="copy the file again") from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}", hint="check the file and its permissions") from None
+
+
+def _csv(path: Path) -> Iterator[tuple[str, Row]]:
+    """(place, row) of a table whose first line names the columns; empty cells are left out, all else is text."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            for number, row in enumerate(csv.DictReader(lines, restkey="", strict=True), 1):
+                if "" in row:
+                    raise DataError(f"{path}, row {number}: more cells than columns", hint="quote texts with commas")
+                yield f"{path}, row {number}", {key: value for key, value in row.items() if value}
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text", hint="save the file as UTF-8") from None
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error})", hint="check the file") from None
 
 
 def _row(line: bytes, where: str) -> Row:
@@ -95,6 +112,8 @@ def row_items(row: Mapping[str, Any], where: str, name: str) -> list[Item]:
         pairs = [("prompt", "answer")]
     elif "question_ko" in row and "answer_ko" in row:
         pairs = [(f"question_{lang}", f"answer_{lang}") for lang in ("ko", "en") if f"question_{lang}" in row]
+    elif "problem" in row:  # MATH and AIME; a solution's last \\boxed is its answer
+        pairs = [("problem", "answer" if "answer" in row else "solution")]
     elif "question" in row:
         pairs = [("question", "answer")]
     else:

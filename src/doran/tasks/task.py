@@ -151,8 +151,25 @@ _TASKS = {
     "jsonl": ("jsonl", "JsonlTask", "JsonlConfig"),
     "gsm8k": ("jsonl", "Gsm8kTask", "JsonlConfig"),
     "choice": ("choice", "ChoiceTask", "ChoiceConfig"),
+    "math": ("suites", "MathTask", "JsonlConfig"),
+    "aime": ("suites", "AimeTask", "JsonlConfig"),
+    "hrm8k": ("suites", "Hrm8kTask", "JsonlConfig"),
+    "kmmlu": ("suites", "KmmluTask", "ChoiceConfig"),
+    "haerae": ("suites", "HaeraeTask", "ChoiceConfig"),
+    "ifeval": ("ifeval", "IfevalTask", "IfevalConfig"),
+    "humaneval": ("code", "HumanEvalTask", "CodeConfig"),
+    "mbpp": ("code", "MbppTask", "CodeConfig"),
+    "code": ("code", "CodeTask", "CodeConfig"),
     "gym": ("gym", "GymTask", "GymConfig"),
 }
+
+
+_MAKE_THEIR_OWN = ("countdown", "arithmetic", "word_problems", "general", "gym")
+
+
+def takes_file(name: str) -> bool:
+    """Does the task ask the questions of a file (its setting `data`), rather than make its own?"""
+    return name in _TASKS and name not in _MAKE_THEIR_OWN
 
 
 def task_names() -> list[str]:
