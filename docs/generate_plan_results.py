@@ -18,6 +18,24 @@ from doran.plan.published import WITHIN, Row, rows
 PAGE = Path(__file__).parent / "results" / "plan.md"
 MEASURED = Path(__file__).parent / "results" / "plan_check.json"
 
+MODEL_WORDS = f"""\
+`doran plan` has one efficiency model. Its parameters are below; they are the same for every row, and no row has a
+constant of its own. Counts must be equal; times and rates whose inputs are published must be within {WITHIN:.0%}; the
+rest is shown with its error and gates nothing. `overlap` and `realised` come from no kernel benchmark: they were set
+once, with the training and SGLang rows in view, so those rows are a fit of two numbers to seven figures rather than a
+blind forecast."""
+MISS_WORDS = """\
+Why rows miss: DeepSeek's production figures are means over a day in which nodes were not always full, and nothing
+published says how full; the prediction is a full machine. How context extension was laid out is not published either:
+with pretraining's layout, 480 sequences leave each pipeline four micro-batches and much of the time idle. Expert
+imbalance, which costs decoding more than training, is inside `realised` only."""
+FORMULA_WORDS = """\
+seconds of a matrix product = FLOPs / (peak x matmul) + bytes / (memory bandwidth x bandwidth) + op_seconds; layers add
+up, traffic and bubbles are added, and all of it is divided by `realised`."""
+SOURCE_WORDS = """\
+Where each value comes from stands beside it in `src/doran/plan/hardware.py`; figures of devices, with sources, are in
+`src/doran/plan/profiles/`."""
+
 
 def main() -> None:
     """Write the page, or check it."""
@@ -35,44 +53,22 @@ def page() -> str:
     found = rows()
     missed = [row.what for row in found if not row.holds]
     said = f"{len(missed)} of {len(found)} rows miss: {'; '.join(missed)}." if missed else "Every row keeps its rule."
-    return "\n".join(
-        [
-            "# Predictions against what was published, and against here",
-            "",
-            "<!-- made by docs/generate_plan_results.py: change the code, then run it -->",
-            "",
-            "`doran plan` has one efficiency model. Its parameters are below; they are the same for every row, and no row has "
-            "a constant of its own. Counts must be equal; times and rates whose inputs are published must be within "
-            f"{WITHIN:.0%}; the rest is shown with its error and gates nothing. `overlap` and `realised` come from no kernel "
-            "benchmark: they were set once, with the training and SGLang rows in view, so those rows are a fit of two numbers "
-            "to seven figures rather than a blind forecast.",
-            "",
-            said,
-            "",
-            *table(
-                ["what", "published", "predicted", "error", "rule", "holds", "source", "assumed"],
-                [line(row) for row in found],
-            ),
-            "",
-            "Why rows miss: DeepSeek's production figures are means over a day in which nodes were not always full, and "
-            "nothing published says how full; the prediction is a full machine. Expert imbalance, which costs decoding more "
-            "than training, is inside `realised` only.",
-            "",
-            "## The efficiency model",
-            "",
-            "seconds of a matrix product = FLOPs / (peak x matmul) + bytes / (memory bandwidth x bandwidth) + op_seconds; "
-            "layers add up, traffic and bubbles are added, all of it is divided by `realised`.",
-            "",
-            *table(
-                ["parameter", "value"], [[f.name, f"{getattr(Efficiency(), f.name):g}"] for f in fields(Efficiency)]
-            ),
-            "",
-            "Where each value comes from stands beside it in `src/doran/plan/hardware.py`; figures of devices, with sources, "
-            "are in `src/doran/plan/profiles/`.",
-            "",
-            *here(),
-        ]
-    )
+    head = ["what", "published", "predicted", "error", "rule", "holds", "source", "assumed"]
+    parameters = [[f.name, f"{getattr(Efficiency(), f.name):g}"] for f in fields(Efficiency)]
+    blocks = [
+        ["# Predictions against what was published, and against here"],
+        ["<!-- made by docs/generate_plan_results.py: change the code, then run it -->"],
+        [MODEL_WORDS],
+        [said],
+        table(head, [line(row) for row in found]),
+        [MISS_WORDS],
+        ["## The efficiency model"],
+        [FORMULA_WORDS],
+        table(["parameter", "value"], parameters),
+        [SOURCE_WORDS],
+        *here(),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
 def line(row: Row) -> list[str]:
@@ -87,7 +83,7 @@ def amount(value: float, unit: str) -> str:
     return f"{value:,.0f} {unit}".strip() if value >= 100 or value == round(value) else f"{value:.3g} {unit}".strip()
 
 
-def here() -> list[str]:
+def here() -> list[list[str]]:
     """The section of measurements on one machine, when there are any."""
     if not MEASURED.exists():
         return []
@@ -104,16 +100,12 @@ def here() -> list[str]:
     for key in errors:
         head += [f"{key}, measured", "predicted", "error"]
     medians = ", ".join(f"{key} {statistics.median(values):.0%}" for key, values in errors.items())
+    words = f"`python bench/plan_check.py` on {content['machine']}: twelve jobs, each step the median of several."
     return [
-        "## Against this machine",
-        "",
-        f"`python bench/plan_check.py` on {content['machine']}: twelve jobs, each step the median of several. "
-        f"Median absolute error: {medians}.",
-        "",
-        content["note"],
-        "",
-        *table(head, body),
-        "",
+        ["## Against this machine"],
+        [f"{words} Median absolute error: {medians}."],
+        [content["note"]],
+        table(head, body),
     ]
 
 

@@ -1,7 +1,7 @@
 """Rows of predictions beside published figures, all from one Efficiency with nothing fitted to a row.
 
-`exact`: a count that must be equal. `gated`: a time or rate whose inputs are published, to be within 15%. The others are
-shown with their error because their inputs are from memory or their setting is not a full machine.
+`exact`: a count that must be equal. `gated`: a time or rate whose inputs are published, to be within 15%. `shown`: its
+inputs are from memory or secondary sources.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from doran.plan.serving import Serving
 
 Rule = Literal["exact", "gated", "shown"]
 WITHIN = 0.15
-V3, RFACTS = "DeepSeek-V3, arXiv 2412.19437", "DeepSeek open-infra-index, day 6"
+V3, INFRA, SGLANG = "DeepSeek-V3, arXiv 2412.19437", "DeepSeek open-infra-index, day 6", "SGLang blog, May 2025"
+LLAMA, NATURE = "2407.21783 table 4", "R1 supplement (Nature 645), secondary"
+DAY = "always full; published is a day's mean"
 PRICES = Prices(
     krw_per_usd=1400.0, usd_per_kwh=0.11, rent={"h800": 2.0, "h100": 2.0}, where="2 USD an hour, as V3 table 1"
 )
@@ -115,9 +117,10 @@ def _pretraining(e: Efficiency) -> Iterator[Row]:
     )
     llama = Setup(hardware=h100, prices=PRICES, layout=LLAMA_LAYOUT, efficiency=e)
     big = train("pretrain", llama3_405b(), llama, 15.6e12, 8192, 2048 * 8192)
-    yield Row("Llama 3.1 405B, H100 hours", 30.84e6, big.device_hours, "h", "gated", "model card; layout 2407.21783 table 4",
-              "16,384 H100, TP8 PP16 DP128, 15.6T tokens at 8K all the way")  # fmt: skip
-    yield Row("Llama 3.1 405B, MFU on 16,384 H100", 41, 100 * big.mfu() / e.availability, "%", "gated", "2407.21783 table 4",
+    yield Row("Llama 3.1 405B, H100 hours", 30.84e6, big.device_hours, "h", "gated", "model card",
+              "16,384 H100, TP8 PP16 DP128 (2407.21783 table 4), 15.6T tokens at 8K")  # fmt: skip
+    mfu = 100 * big.mfu() / e.availability
+    yield Row("Llama 3.1 405B, MFU on 16,384 H100", 41, mfu, "%", "gated", LLAMA,
               "while it trains; model FLOPs with causal attention")  # fmt: skip
 
 
@@ -137,23 +140,25 @@ def _r1(e: Efficiency) -> Iterator[Row]:
         steps=10_400, samples_per_step=512, prompt_tokens=200, completion_tokens=6000, longest=longest, rollout=8192
     )
     job = grpo(presets.deepseek_v3(), setup, rl, drafts=True)
-    yield Row("R1-Zero, H800 hours of RL", 101e3, job.device_hours, "h", "shown", "R1 supplement (Nature 645), secondary",
-              "10,400 steps of 512, mean 6,000 tokens assumed, the longest always at the limit, MTP drafts")  # fmt: skip
+    yield Row("R1-Zero, H800 hours of RL", 101e3, job.device_hours, "h", "shown", NATURE,
+              "10,400 steps of 512, mean of 6,000 tokens and longest at the limit assumed, MTP drafts")  # fmt: skip
 
 
 def _serving(e: Efficiency) -> Iterator[Row]:
     v3, h800, h100 = presets.deepseek_v3(), find_hardware("h800"), find_hardware("h100")
     decode = Serving(config=v3, hardware=h800, devices=144, precision="fp8", efficiency=e)
     users = decode.users(4989, 21)
-    yield Row("DeepSeek production, decode a node", 14.8e3, decode.decode(users, 4989) / 18, "tokens/s", "gated", RFACTS,
-              f"EP144, 21 tokens/s a user, 4,989 keys, always full ({users} users a GPU); published is a day's mean")  # fmt: skip
+    rate = decode.decode(users, 4989) / 18
+    yield Row("DeepSeek production, decode a node", 14.8e3, rate, "tokens/s", "gated", INFRA,
+              f"EP144, 21 tokens/s a user, 4,989 keys, {users} users a GPU, {DAY}")  # fmt: skip
     prefill = Serving(config=v3, hardware=h800, devices=32, precision="fp8", efficiency=e)
     hit = 342 / 608
-    yield Row("DeepSeek production, input a node", 73.7e3, prefill.prefill(4000) / 4 / (1 - hit), "tokens/s", "gated", RFACTS,
-              "EP32, prompts of 4,000 assumed, 56.3% from the disk cache, always full; published is a day's mean")  # fmt: skip
+    rate = prefill.prefill(4000) / 4 / (1 - hit)
+    yield Row("DeepSeek production, input a node", 73.7e3, rate, "tokens/s", "gated", INFRA,
+              f"EP32, prompts of 4,000 assumed, 56.3% from the disk cache, {DAY}")  # fmt: skip
     sglang = Serving(config=v3, hardware=h100, devices=72, precision="fp8", efficiency=e)
     yield Row("SGLang on H100, decode a node", 22.3e3, sglang.decode(256, 2050) / 9, "tokens/s", "gated",
-              "SGLang blog, May 2025", "EP72, 256 users a GPU, prompts of 2,000")  # fmt: skip
+              SGLANG, "EP72, 256 users a GPU, prompts of 2,000")  # fmt: skip
     inputs = Serving(config=v3, hardware=h100, devices=32, precision="fp8", efficiency=e)
     yield Row("SGLang on H100, input a node", 52.3e3, inputs.prefill(2000) / 4, "tokens/s", "gated",
-              "SGLang blog, May 2025", "EP32, prompts of 2,000")  # fmt: skip
+              SGLANG, "EP32, prompts of 2,000")  # fmt: skip
