@@ -23,6 +23,11 @@ EXTRA_OF = {  # an import that fails -> the optional part of doran that brings i
     "latex2sympy2_extended": "math",
     "reasoning_gym": "gym",
     "transformers": "test",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "starlette": "serve",
+    "prometheus_client": "serve",
+    "llguidance": "serve",
 }
 
 
@@ -78,10 +83,12 @@ def _dispatch(args: Sequence[str]) -> int:
 def _run_verb(verb: str, args: Sequence[str]) -> int:
     import typer
 
+    module = importlib.import_module(f"doran.cli.{verb}")
+    command = module.main
+    if args and args[0] in getattr(module, "SUBVERBS", {}):  # such as `doran eval compare`
+        command, verb, args = module.SUBVERBS[args[0]], f"{verb} {args[0]}", args[1:]
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command(context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100})(
-        importlib.import_module(f"doran.cli.{verb}").main
-    )
+    app.command(context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100})(command)
     # typer exports BadParameter but not its base, which also stands for unknown and missing options.
     usage_error: Any = typer.BadParameter.__mro__[1]
     try:

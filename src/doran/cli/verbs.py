@@ -23,6 +23,7 @@ VERBS = (
     Verb("plan", "Start here", "what a model, job or recipe will cost: time, memory, energy, money"),
     Verb("run", "Start here", "train a reasoning model from nothing, as a recipe says"),
     Verb("chat", "Use a model", "talk with a model in the terminal, its thoughts dimmed"),
+    Verb("serve", "Use a model", "answer over HTTP as OpenAI's and Anthropic's APIs do"),
     Verb("generate", "Use a model", "continue one prompt; --json for scripts"),
     Verb("eval", "Use a model", "measure a model on a task, with confidence intervals"),
     Verb("sft", "Train a model you have", "supervised fine-tuning on prompts and answers"),

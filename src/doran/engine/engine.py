@@ -21,11 +21,13 @@ from doran.base.device import available_memory
 from doran.base.errors import UsageError
 from doran.engine.live import Live
 from doran.engine.request import Completion, Request, SamplingParams, token_ids
-from doran.engine.runner import Runner
+from doran.engine.native_runner import NativeRunner
+from doran.engine.runner import make_runner
 from doran.engine.scheduler import Group, Scheduler
 from doran.engine.slots import Slots
 from doran.models.decoder import Decoder
 
+STEPS = 64  # decode steps between two looks at Python, where nobody ends: an interrupt waits no longer than that
 OnFinish = Callable[[int, Completion], None]
 
 
@@ -88,7 +90,7 @@ class Engine:
         done: dict[int, Completion] = {}
         call = _Call(self, requests)
         while call.busy:
-            for request, completion in call.step():
+            for request, completion in call.step(STEPS):
                 done[request.index] = completion
                 if on_finish:
                     on_finish(request.index, completion)
@@ -155,26 +157,26 @@ class _Call:
     """One call's life: admit and prefill when there is room, else decode one token of everybody, then clear out."""
 
     def __init__(self, engine: Engine, requests: list[Request]) -> None:
-        self.stats = engine.stats
+        self.stats, slots = engine.stats, min(engine.max_batch, len(requests))
         budget = engine.cache_bytes if engine.cache_bytes is not None else available_memory() // 2
-        self.runner = Runner(engine.model, engine.cache_dtype, engine.compute_dtype, budget)
+        self.runner = make_runner(engine.model, engine.cache_dtype, engine.compute_dtype, budget, slots)
         self.scheduler = Scheduler(requests, engine.max_batch, self.runner.fits)
-        self.slots = Slots(requests, min(engine.max_batch, len(requests)))
+        self.slots = Slots(requests, slots)
 
     @property
     def busy(self) -> bool:
         return self.scheduler.busy
 
     @torch.inference_mode()
-    def step(self) -> list[tuple[Request, Completion]]:
-        """One prefill of newly admitted requests, or one decode step; who ended by it."""
+    def step(self, most: int = 1) -> list[tuple[Request, Completion]]:
+        """One prefill of newly admitted requests, or decode steps, at most `most`, until somebody ends; who ended."""
         started, first = time.perf_counter(), len(self.scheduler.running)
         groups = self.scheduler.admit()
         if groups:
             finished = self._clear(self._prefill(first, groups))
             self.stats.prefill_seconds += time.perf_counter() - started
         else:
-            finished = self._clear(self._decode(first))
+            finished = self._clear(self._decode(first, most))
             self.stats.decode_seconds += time.perf_counter() - started
         return finished
 
@@ -187,7 +189,12 @@ class _Call:
         self.stats.prefill_tokens += sum(map(len, prompts))
         return self.slots.advance(first, logits_NV)
 
-    def _decode(self, count: int) -> list[int]:
+    def _decode(self, count: int, most: int) -> list[int]:
+        if isinstance(self.runner, NativeRunner):
+            steps, ended = self.runner.run(self.slots, count, most)
+            self.stats.decode_tokens += steps * count
+            self.stats.decode_steps += steps
+            return ended
         lengths_N = self.slots.lengths_S[:count]
         self._reserve(count, int(lengths_N.max()) + 1)
         logits_NV = self.runner.decode(self.slots.tokens_S[:count], lengths_N)

@@ -136,6 +136,11 @@ class Live:
         for number in list(self._rows):
             self.abort(number)
 
+    def fail(self, error: Exception) -> None:
+        """End everything with `error`: for an owner that saw `step` raise. The session is of no more use."""
+        for row in list(self._rows.values()):
+            self._end(row, "error", error)
+
     def result(self, number: int) -> Completion | None:
         """What a request that still runs has said so far; None once it has ended."""
         row = self._rows.get(number)

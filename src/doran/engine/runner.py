@@ -12,6 +12,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from doran.engine.native_runner import NativeRunner, native_runner
 from doran.layers.attention import CacheAttend
 from doran.layers.cache import Cache, make_cache
 from doran.models.decoder import Decoder
@@ -31,8 +32,8 @@ class Runner:
     def __init__(
         self, model: Decoder, cache_dtype: torch.dtype | None, compute_dtype: torch.dtype | None, budget: int
     ) -> None:
-        dtype = model.model.embed_tokens.weight.dtype
-        self.model = model if compute_dtype in (None, dtype) else cast_copy(model, compute_dtype or dtype)
+        dtype = model.dtype
+        self.model = model if model.quantized or compute_dtype in (None, dtype) else cast_copy(model, compute_dtype or dtype)
         self.cache_dtype = cache_dtype or compute_dtype or dtype
         self.budget = budget
         with torch.device("meta"):
@@ -85,6 +86,14 @@ class Runner:
         tokens_M, lengths_M = torch.cat((tokens_N, filler)), torch.cat((lengths_N, filler))
         attend = CacheAttend.decode(self.cache, self.slots_S[: len(tokens_M)], lengths_M)
         return self.model.logits(self.model(tokens_M, lengths_M, attend)[:count])
+
+
+def make_runner(
+    model: Decoder, cache_dtype: torch.dtype | None, compute_dtype: torch.dtype | None, budget: int, max_batch: int
+) -> Runner | NativeRunner:
+    """The native runner where this model and this machine allow it, else the one that runs the model's own code."""
+    native = native_runner(model, cache_dtype, compute_dtype, budget, max_batch)
+    return native or Runner(model, cache_dtype, compute_dtype, budget)
 
 
 def cast_copy(model: Decoder, dtype: torch.dtype) -> Decoder:

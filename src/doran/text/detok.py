@@ -44,6 +44,11 @@ class Detokenizer:
         token = None if token_id in self._skipped else self._backend.id_to_token(token_id)
         return "" if token is None else self._decoder.decode(token_bytes(token))
 
+    @property
+    def pending(self) -> bool:
+        """Does the text end inside a character?"""
+        return bool(self._decoder.getstate()[0])
+
     def close(self) -> str:
         """What is left: U+FFFD where the ids ended inside a character, else nothing."""
         return self._decoder.decode(b"", final=True)

@@ -54,6 +54,11 @@ class StreamSplitter:
     def __init__(self, opened: bool = False) -> None:
         self._inside, self._held = opened, ""
 
+    @property
+    def inside(self) -> bool:
+        """Is the text inside a thought now?"""
+        return self._inside
+
     def feed(self, piece: str) -> list[tuple[Kind, str]]:
         """The parts that are certain now; the tail that may yet become a tag is held back."""
         out: list[tuple[Kind, str]] = []

@@ -1,0 +1,49 @@
+"""The whole application: endpoints over one service, the gate around them, the web page at `/` where there is one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+import doran
+from doran.serve import chat_api, completions_api, errors, plain_api
+from doran.serve.generation import Service
+from doran.serve.security import Gate
+
+WEB = Path(__file__).parent / "web"
+
+
+def create_app(service: Service, keys: dict[str, str] | None = None) -> ASGIApp:
+    """The ASGI application. Its lifespan starts the engine's thread and stops it, letting running requests finish."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.worker.start()
+        yield
+        await asyncio.to_thread(service.worker.stop, service.settings.shutdown_seconds)
+
+    app = FastAPI(
+        title="doran",
+        version=doran.__version__,
+        description="Reasoning models over OpenAI's and Anthropic's APIs. A field is honoured or refused.",
+        lifespan=lifespan,
+        responses={400: {"description": "refused: the message names the field"}, 429: {"description": "queue full"}},
+    )
+    errors.install(app)
+    for module in (chat_api, completions_api, plain_api):
+        app.include_router(module.router(service))
+    if (WEB / "index.html").exists():
+        app.mount("/", StaticFiles(directory=WEB, html=True), name="web")
+    whole: ASGIApp = app
+    if service.settings.cors_origins:
+        whole = CORSMiddleware(
+            app, allow_origins=list(service.settings.cors_origins), allow_methods=["*"], allow_headers=["*"]
+        )
+    return Gate(whole, service, keys or {})
