@@ -20,8 +20,8 @@ import torch
 from doran.base.device import available_memory
 from doran.base.errors import UsageError
 from doran.engine.live import Live
-from doran.engine.request import Completion, Request, SamplingParams, token_ids
 from doran.engine.native_runner import NativeRunner
+from doran.engine.request import Completion, Request, SamplingParams, token_ids
 from doran.engine.runner import make_runner
 from doran.engine.scheduler import Group, Scheduler
 from doran.engine.slots import Slots

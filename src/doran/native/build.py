@@ -1,7 +1,7 @@
 """Compiles the C++ kernels at first use and loads them with ctypes; says so and steps aside where there is no compiler.
 
-Not a build system: two source files, one shared library, kept in the user's cache folder under a name that hashes the
-sources, the flags and the processor, so that a changed source or another machine never meets a stale library.
+Not a build system: a few source files, two shared libraries, kept in the user's cache folder under a name that hashes
+the sources, the flags and the processor, so that a changed source or another machine never meets a stale library.
 `DORAN_NATIVE=0` turns the kernels off; the torch reference (reference.py) then does the same work, slower.
 """
 
@@ -19,7 +19,15 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("attention.cpp", "pointwise.cpp", "quant.cpp", "quant_pack.cpp")
+# Two libraries, so that a machine that only trains need not compile the decoder, and a change in one spares the other.
+LIBRARIES = {
+    "kernels": ("attention.cpp", "pointwise.cpp", "quant.cpp", "quant_pack.cpp"),
+    "decoder": ("decoder.cpp",),
+}
+HEADERS = {
+    "kernels": ("common.h", "quant.h"),
+    "decoder": ("common.h", "tiles.h", "paged.h", "draw.h", "decoder.h"),
+}
 FLAGS = (
     "-std=c++20",
     "-O3",
@@ -55,24 +63,23 @@ def find_compiler() -> str | None:
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The loaded kernels, or None where they are turned off or cannot be built (said once, on stderr)."""
+def library(name: str = "kernels") -> ctypes.CDLL | None:
+    """One of LIBRARIES, loaded; None where native code is turned off or cannot be built (said once, on stderr)."""
     if os.environ.get("DORAN_NATIVE", "1") == "0":
         return None
     try:
-        return ctypes.CDLL(str(build()))
+        return ctypes.CDLL(str(build(name)))
     except (OSError, RuntimeError) as error:
-        print(
-            f"doran: native kernels not available ({error}); torch runs instead, several times slower", file=sys.stderr
-        )
+        print(f"doran: native {name} not available ({error}); torch runs instead, slower", file=sys.stderr)
         return None
 
 
-def build() -> Path:
+def build(name: str = "kernels") -> Path:
     """Compile unless the cache has it; returns the library's path. RuntimeError with the compiler's first complaint."""
-    text = b"".join((HERE / name).read_bytes() for name in (*SOURCES, "common.h", "quant.h"))
+    sources = LIBRARIES[name]
+    text = b"".join((HERE / file).read_bytes() for file in (*sources, *HEADERS[name]))
     key = hashlib.sha256(text + " ".join(FLAGS).encode() + processor().encode()).hexdigest()[:16]
-    target = cache_dir() / f"kernels-{key}.so"
+    target = cache_dir() / f"{name}-{key}.so"
     if target.exists():
         return target
     compiler = find_compiler()
@@ -81,7 +88,7 @@ def build() -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         beside = Path(folder) / target.name
-        command = [compiler, *FLAGS, "-shared", *(str(HERE / name) for name in SOURCES), "-o", str(beside)]
+        command = [compiler, *FLAGS, "-shared", *(str(HERE / file) for file in sources), "-o", str(beside)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")

@@ -1,0 +1,84 @@
+// What a native decoder is made of: its shape, its weights, and the two kinds of working memory. The step itself is in decoder.cpp.
+// Legend: M rows, D hidden, H heads, G key/value groups, R rotated width, E experts.
+#pragma once
+#include <atomic>
+#include <thread>
+
+#include "draw.h"
+#include "paged.h"
+
+struct Layer {  // packed matrices (engine/panels.py) and fp32 vectors; null where the model has none
+    const float *norm_in, *norm_post, *q_norm, *k_norm, *qkv_bias, *o_bias, *gate_up_bias, *down_bias, *route_bias;
+    const void *qkv, *q_b, *absorb, *value_up, *o, *gate_up, *down, *route, *expert_gate_up, *expert_down;
+};
+static_assert(sizeof(Layer) == 19 * sizeof(void*));
+
+struct Sizes {  // in the order of engine/panels.py
+    int64_t bf16_weights, bf16_cache, hidden, vocab, layers, heads, groups, mla, nope, rope, value, rank, q_rank, dense, expert, experts, top_k, n_group, topk_group,
+        norm_topk, mask_zero, shared;
+};
+struct Reals { double eps, inner_eps, scale, routed_scale; };
+
+struct Columns {  // engine/slots.py, one entry a slot; `width` is the row length of uniforms, new_tokens and new_logprobs
+    int64_t *tokens, *lengths, *steps;
+    const int64_t *budget, *stops;
+    const double* uniforms;
+    int64_t* new_tokens;
+    float* new_logprobs;
+    const float* temperature;
+    const int64_t* top_k;
+    const float *top_p, *min_p;
+    uint8_t* ended;
+    int64_t num_stops, width;
+};
+
+struct Team {  // threads that share one piece of work, column by column; a team of one never waits
+    int64_t rank = 0, size = 1;
+    std::atomic<int64_t>* arrived = nullptr;
+    int64_t turn = 0;
+    void sync() {
+        if (size == 1) return;
+        turn++;
+        arrived->fetch_add(1, std::memory_order_acq_rel);
+        for (int spins = 0; arrived->load(std::memory_order_acquire) < turn * size; spins++)
+            if (spins > 4000) std::this_thread::yield();
+    }
+    int64_t at(int64_t r, int64_t n, int64_t step) const { return std::min(n, (n + step - 1) / step * r / size * step); }
+    int64_t from(int64_t n, int64_t step = 4) const { return at(rank, n, step); }
+    int64_t to(int64_t n, int64_t step = 4) const { return at(rank + 1, n, step); }
+};
+
+template <class X> struct Rows {  // zeroed once; what lies beyond a row's width stays zero
+    std::vector<X> data;
+    int64_t ld = 0;
+    void open(int64_t rows, int64_t width) { ld = (width + 15) / 16 * 16; data.assign(size_t(rows * ld), X(0)); }
+    X* operator[](int64_t row) { return data.data() + row * ld; }
+};
+
+static inline int64_t pad16(int64_t n) { return (n + 15) / 16 * 16; }
+
+static inline float norm_factor(const float* x, int64_t n, double eps) {
+    float sum = 0.f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
+    return 1.f / std::sqrt(sum / float(n) + float(eps));
+}
+template <class X>
+static inline void norm(const float* x, const float* weight, int64_t n, double eps, X* y) {
+    float r = norm_factor(x, n, eps);
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) store(y, i, x[i] * r * weight[i]);
+}
+template <class X>
+static inline void copy_row(const float* x, int64_t n, X* y) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) store(y, i, x[i]);
+}
+static inline void rotate(float* x, const float* cos, const float* sin, int64_t half) {  // pairs are (first half, second half)
+    for (int64_t i = 0; i < half; i++) {
+        float a = x[i], b = x[half + i];
+        x[i] = a * cos[i] - b * sin[i];
+        x[half + i] = b * cos[i] + a * sin[i];
+    }
+}
+static inline float sigmoid(float x) { return 1.f / (1.f + fast_exp(-x)); }
