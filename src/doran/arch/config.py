@@ -81,7 +81,7 @@ class ModelConfig:
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
     torch_dtype: str | None = None  # of the stored weights; informs, decides nothing
-    quantization_config: dict[str, Any] | None = None  # FP8 blocks on disk
+    quantization_config: dict[str, Any] | None = None  # FP8 blocks, or our groups (formats/quant.py), on disk
 
     # MLA (DeepSeek-V3 s2.1.1)
     q_lora_rank: int | None = None
@@ -119,8 +119,8 @@ class ModelConfig:
         if self.n_routed_experts:
             self._check_experts()
         method = (self.quantization_config or {"quant_method": "fp8"}).get("quant_method")
-        if method != "fp8":
-            raise ConfigError(f"quantization_config: quant_method is {method!r}, only 'fp8' blocks are supported",
+        if method not in ("fp8", "doran"):
+            raise ConfigError(f"quantization_config: quant_method is {method!r}, only 'fp8' and 'doran' are supported",
                               hint="use the unquantised weights")  # fmt: skip
 
     def _derived(self) -> dict[str, Any]:

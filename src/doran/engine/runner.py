@@ -33,7 +33,8 @@ class Runner:
         self, model: Decoder, cache_dtype: torch.dtype | None, compute_dtype: torch.dtype | None, budget: int
     ) -> None:
         dtype = model.dtype
-        self.model = model if model.quantized or compute_dtype in (None, dtype) else cast_copy(model, compute_dtype or dtype)
+        as_is = model.quantized or compute_dtype in (None, dtype)
+        self.model = model if as_is else cast_copy(model, compute_dtype or dtype)
         self.cache_dtype = cache_dtype or compute_dtype or dtype
         self.budget = budget
         with torch.device("meta"):
@@ -92,7 +93,7 @@ def make_runner(
     model: Decoder, cache_dtype: torch.dtype | None, compute_dtype: torch.dtype | None, budget: int, max_batch: int
 ) -> Runner | NativeRunner:
     """The native runner where this model and this machine allow it, else the one that runs the model's own code."""
-    native = native_runner(model, cache_dtype, compute_dtype, budget, max_batch)
+    native = None if model.quantized else native_runner(model, cache_dtype, compute_dtype, budget, max_batch)
     return native or Runner(model, cache_dtype, compute_dtype, budget)
 
 

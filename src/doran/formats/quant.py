@@ -138,3 +138,16 @@ def round_activations(x: Tensor) -> Tensor:
     largest = groups.abs().amax(-1, keepdim=True)
     codes = torch.where(largest > 0, groups * (127.0 / largest), 0.0).round()
     return (codes * (largest / 127.0)).flatten(-2)
+
+
+def as_blocks(matrix: Stored) -> Stored:
+    """`int8` as GGUF's q8_0, `int4` as q4_0: the same numbers, moved. Other kinds are blocks already."""
+    if matrix.scale is None:
+        return matrix
+    scale = matrix.scale.contiguous().view(torch.uint8).unflatten(1, (-1, 2))
+    if matrix.kind == "int8":
+        codes = matrix.codes.view(torch.uint8).unflatten(1, (-1, GROUP))
+    else:
+        nibbles = unpack_nibbles(matrix.codes).view(torch.uint8).unflatten(1, (-1, GROUP))
+        codes = nibbles[..., : GROUP // 2] | (nibbles[..., GROUP // 2 :] << 4)
+    return Stored({"int8": "q8_0", "int4": "q4_0"}[matrix.kind], torch.cat((scale, codes), -1).flatten(1), matrix.columns)

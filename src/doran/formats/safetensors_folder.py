@@ -27,7 +27,7 @@ INDEX = "model.safetensors.index.json"
 _DIGEST = "doran.sha256"
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3",
+    torch.int32: "I32", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3",
 }  # fmt: skip
 _FINISHED = "name a finished model folder with safetensors weights"
 _AGAIN = "copy or download it again"

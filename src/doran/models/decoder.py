@@ -45,11 +45,19 @@ class Decoder(nn.Module):
             None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
         self.rope = Rope(config)
+        self.quantized = False  # some matrices are packed (models/packed.py): no training, no saving
+        self.tied_head: nn.Module | None = None  # the packed form of a tied embedding, for `logits`
 
     @property
     def has_mtp(self) -> bool:
         """Whether there is a module that predicts the token after the next."""
         return self.config.num_nextn_predict_layers > 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the residual stream where autocast is off."""
+        table = self.model.embed_tokens
+        return table.weight.dtype if isinstance(table, nn.Embedding) else table.dtype
 
     def forward(
         self, tokens_T: Tensor, positions_T: Tensor, attend: Attend, stats: RouterStats | None = None
@@ -65,8 +73,8 @@ class Decoder(nn.Module):
 
     def logits(self, h_ND: Tensor) -> Tensor:
         """Scores of the next token, (N, V), for the rows the caller chose."""
-        head = self.model.embed_tokens if self.lm_head is None else self.lm_head
-        return F.linear(h_ND, head.weight)
+        head = self.lm_head if self.lm_head is not None else self.tied_head
+        return F.linear(h_ND, self.model.embed_tokens.weight) if head is None else head(h_ND)
 
     def mtp(
         self,

@@ -13,81 +13,42 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from doran.arch.config import ModelConfig, load_config
 from doran.arch.count import quantized
-from doran.arch.tensors import Shape, is_duplicate, mtp_layer, tensors
-from doran.base.errors import ArtifactError
+from doran.arch.tensors import tensors
 from doran.base.files import disk_errors, write_json
 from doran.formats import fp8
 from doran.formats.names import place, unstack
-from doran.formats.safetensors_folder import TensorFolder, write_folder
+from doran.formats.safetensors_folder import write_folder
 from doran.models.decoder import Decoder
 from doran.models.families import empty
+from doran.models.gguf import GGUFSource
+from doran.models.packed import assemble
+from doran.models.source import FolderSource, Source, plain
+
+
+def open_source(path: str | Path) -> Source:
+    """The weights at `path`, by name: a folder, or a GGUF file. ArtifactError or ConfigError for what does not fit."""
+    return GGUFSource(path) if Path(path).suffix == ".gguf" else FolderSource(path)
 
 
 def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> Decoder:
-    """Read a model folder, ours or transformers'. FP8 blocks are expanded; `dtype` is what the weights become in
-    memory.
+    """Read a model folder, ours or transformers', or a GGUF file. `dtype` is what the weights become in memory; FP8
+    blocks are expanded, quantised matrices stay packed where the kernels are built (models/packed.py).
 
-    transformers drops MTP weights but keeps `num_nextn_predict_layers` in its config: a folder without any MTP tensor
-    loads as a model without MTP. ArtifactError or ConfigError, in one line, for anything else that does not fit.
+    A folder without any MTP tensor loads as a model without MTP. ArtifactError or ConfigError, in one line, for
+    anything else that does not fit.
     """
-    config = load_config(folder)
-    files = TensorFolder(folder)
-    config = _without_lost_mtp(config, files)
-    expected = dict(tensors(config))
-    _check(files, expected, config)
-    model = empty(config, dtype)
+    source = open_source(folder)
+    if source.is_quantized:
+        return assemble(source, dtype)
+    model = empty(source.config, dtype)
     model.to_empty(device="cpu")
     held = dict(model.named_parameters()) | dict(model.named_buffers())
     with torch.no_grad():
-        for name in expected:
+        for name, _ in tensors(source.config):
             spot = place(name)
-            spot.view(held[spot.parameter]).copy_(_read(files, name, config))
+            spot.view(held[spot.parameter]).copy_(plain(source.get(name)))
     return model
-
-
-def _without_lost_mtp(config: ModelConfig, files: TensorFolder) -> ModelConfig:
-    if any(mtp_layer(name, config) is not None for name in files):
-        return config
-    return replace(config, num_nextn_predict_layers=0)
-
-
-def _check(files: TensorFolder, expected: dict[str, Shape], config: ModelConfig) -> None:
-    """Every expected tensor is there in its shape, and nothing else is."""
-    for name, shape in expected.items():
-        if name not in files:
-            raise ArtifactError(f"{files.folder}: {name} is missing", hint="the weights do not fit config.json")
-        if files.shape(name) != shape:
-            raise ArtifactError(
-                f"{files.file(name)}: {name} is {list(files.shape(name))}, config.json asks for {list(shape)}",
-                hint="the weights belong to another config.json",
-            )
-    for name in files:
-        known = name in expected or name.removesuffix(fp8.SCALE_SUFFIX) in expected
-        if not known and not is_duplicate(name.removesuffix(fp8.SCALE_SUFFIX), config):
-            raise ArtifactError(
-                f"{files.file(name)}: unexpected tensor {name}", hint="the weights do not fit config.json"
-            )
-
-
-def _read(files: TensorFolder, name: str, config: ModelConfig) -> Tensor:
-    """One tensor in plain floating point."""
-    tensor = files.read(name)
-    if tensor.dtype != torch.float8_e4m3fn:
-        return tensor
-    scale_name = name + fp8.SCALE_SUFFIX
-    if scale_name not in files:
-        raise ArtifactError(
-            f"{files.file(name)}: {name} is FP8 but {scale_name} is missing", hint="copy the folder again"
-        )
-    block = tuple((config.quantization_config or {}).get("weight_block_size") or (fp8.BLOCK, fp8.BLOCK))
-    wanted = fp8.scale_shape(tuple(tensor.shape), block)  # type: ignore[arg-type]
-    if files.shape(scale_name) != wanted:
-        raise ArtifactError(
-            f"{files.file(scale_name)}: {scale_name} is {list(files.shape(scale_name))}, not {list(wanted)}"
-        )
-    return fp8.dequantize(tensor, files.read(scale_name), block)  # type: ignore[arg-type]
 
 
 def save_model(
@@ -101,6 +62,8 @@ def save_model(
     stay."""
     if quantize not in (None, "fp8"):
         raise ValueError(f"quantize is {quantize!r}, not None or 'fp8'")
+    if model.quantized:
+        raise ValueError("a model with packed weights cannot be saved: keep the folder it came from")
     folder = Path(folder)
     stored = str(model.model.embed_tokens.weight.dtype).removeprefix("torch.")
     config = replace(model.config, torch_dtype=stored, quantization_config=_FP8 if quantize else None)

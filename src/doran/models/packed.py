@@ -1,0 +1,81 @@
+"""A model from a quantised source: packed matrices where the kernels are built, dequantised weights elsewhere.
+
+Dense in any case: norms, router, biases, and MLA's kv_b_proj, which absorbed attention takes apart (layers/attention.py).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from doran.arch.tensors import tensors
+from doran.formats.names import place
+from doran.formats.quant import Stored, concatenate
+from doran.layers.linear import QuantEmbedding, QuantExperts, QuantLinear, pack
+from doran.layers.moe import Experts
+from doran.models.decoder import Decoder
+from doran.models.families import empty
+from doran.models.source import Source, plain
+from doran.native import quant as kernels
+
+
+def assemble(source: Source, dtype: torch.dtype, packed: bool | None = None) -> Decoder:
+    """The Decoder of a source. `dtype` is that of dense weights and of the residual stream; `packed` False expands
+    every matrix, None packs where kernels are available."""
+    model = empty(source.config, dtype)
+    if kernels.available() if packed is None else packed:
+        for path, module in list(model.named_modules()):
+            stand_in = _packed_form(source, path, module, dtype)
+            if stand_in is not None:
+                model.set_submodule(path, stand_in)
+                model.quantized = True
+        if source.config.tie_word_embeddings and isinstance(model.model.embed_tokens, QuantEmbedding):
+            model.tied_head = QuantLinear(pack(model.model.embed_tokens.table))
+    _fill(model, source)
+    return model
+
+
+def _packed_form(source: Source, path: str, module: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+    if isinstance(module, Experts):
+        return _experts(source, path, len(module.gate_up_proj))
+    if not isinstance(module, nn.Linear | nn.Embedding) or path.endswith("kv_b_proj"):
+        return None
+    entry = source.get(f"{path}.weight")
+    if not isinstance(entry, Stored):
+        return None
+    if isinstance(module, nn.Embedding):
+        return QuantEmbedding(entry, dtype)
+    bias = None if module.bias is None else plain(source.get(f"{path}.bias"))
+    return QuantLinear(pack(entry), bias)
+
+
+def _experts(source: Source, path: str, count: int) -> QuantExperts | None:
+    gate_up, down = [], []
+    for expert in range(count):
+        parts = [source.get(f"{path}.{expert}.{name}_proj.weight") for name in ("gate", "up", "down")]
+        kinds = {part.kind for part in parts[:2] if isinstance(part, Stored)}
+        stored = [part for part in parts if isinstance(part, Stored)]
+        if len(stored) < 3 or len(kinds) > 1:
+            return None
+        gate_up.append(concatenate(stored[:2]))
+        down.append(stored[2])
+    if len({m.kind for m in down}) > 1 or len({m.kind for m in gate_up}) > 1:
+        return None
+    return QuantExperts(pack(*gate_up), pack(*down))
+
+
+@torch.no_grad()
+def _fill(model: Decoder, source: Source) -> None:
+    """Give memory and values to the parameters that are still dense."""
+    for module in model.modules():
+        for name, value in list(module.named_parameters(recurse=False)):
+            if value.is_meta:
+                setattr(module, name, nn.Parameter(torch.empty(value.shape, dtype=value.dtype)))
+        for name, value in list(module.named_buffers(recurse=False)):
+            if value.is_meta:
+                module.register_buffer(name, torch.empty(value.shape, dtype=value.dtype))
+    held = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, _ in tensors(source.config):
+        spot = place(name)
+        if spot.parameter in held:
+            spot.view(held[spot.parameter]).copy_(plain(source.get(name)))
