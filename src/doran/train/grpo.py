@@ -4,7 +4,8 @@ Defaults are what small models do best with: no KL (no reference model held), to
 groups without variance dropped, rollouts in bfloat16 with their gap to the trainer weighted out (TIS). The paper's own
 GRPO is aggregation="sequence", clip_high=0.2, beta=0.04, drop_zero_variance=false, tis_cap=null; Dr.GRPO is
 aggregation="constant", scale_rewards="none".
-Not here: a value model, a reward model, asynchronous rollouts.
+Everything else the field uses is a switch of grpo_settings.py; docs/concepts/rl-algorithms.md says what each is for.
+Not here: a value model, a reward model.
 """
 
 from __future__ import annotations
@@ -12,19 +13,27 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from doran.base.errors import ConfigError, suggest
-from doran.base.runlog import MetricsWriter, Progress
+from doran.base.runlog import MetricsWriter, Progress, read_metrics
 from doran.engine.engine import Engine
 from doran.models.decoder import Decoder
 from doran.train.advantage import zero_variance
+from doran.train.ahead import Ahead
+from doran.train.alarms import new_alarms
+from doran.train.curriculum import PromptBook, Replay
 from doran.train.grpo_settings import GrpoSettings, StopRule
 from doran.train.loop import Loop, Metrics, StepFn, load_module_tensors, module_tensors
+from doran.train.losses import adapted_coefficient
 from doran.train.optim import build_optimizer
-from doran.train.rollout import Dialect, Draw, Reward, Rollout, Sample, roll_out
+from doran.train.recorder import Recorder
+from doran.train.rollout import Dialect, Draw, Environment, Reward, Rollout, Sample, Source, roll_out
+from doran.train.sampling import Sampler
 from doran.train.update import update_policy
 
 
@@ -39,10 +48,12 @@ def run_grpo(
     add_files: Callable[[Path], None] | None = None,
     watch: Callable[[], Metrics] | None = None,
     watch_every: int = 0,
+    environment: Environment | None = None,
 ) -> Path:
     """Train `model` in place and return out_dir/model. `draw(rng, n)` gives n items.
 
     `watch()` is called every `watch_every` steps and after the last; its numbers join the log, it must change nothing.
+    `environment` answers the model between its turns (samples.Environment).
     """
     out_dir = Path(out_dir)
     reference = copy.deepcopy(model).requires_grad_(False) if settings.beta else None
@@ -55,60 +66,163 @@ def run_grpo(
         progress,
         shown=("reward", "completions/mean_length", "entropy", "tokens_per_second"),
         add_files=add_files,
-        memory={"num_tokens": 0, "stop_streak": 0},
+        memory={"num_tokens": 0, "stop_streak": 0, **fresh_memory(settings)},
         companions={"reference": reference} if reference is not None else {},
     )
-    dtype = torch.bfloat16 if settings.rollout_bf16 else None
-    engine = Engine(model, max_batch=settings.max_batch, compute_dtype=dtype)
 
     with MetricsWriter(out_dir / "samples.jsonl") as writer:
 
         def start(first: int) -> StepFn:
             writer.truncate_after(first)
-            return step_fn
+            run = make_run(loop, dialect, draw, rewards, reference, writer, environment)  # after the memory is restored
+            watchman = Watchman(out_dir, progress, first)
+            if run.recorder is not None:
+                run.recorder.truncate_after(first)
 
-        def step_fn(step: int) -> Metrics:
-            metrics = grpo_step(loop, engine, dialect, draw, rewards, reference, writer, step)
-            if watch is not None and watch_every and ((step + 1) % watch_every == 0 or step + 1 == settings.steps):
-                metrics |= watch()
-            _apply_stop_rule(loop, settings.stop_when, metrics)
-            return metrics
+            def step_fn(step: int) -> Metrics:
+                metrics = grpo_step(run, step)
+                if watch is not None and watch_every and ((step + 1) % watch_every == 0 or step + 1 == settings.steps):
+                    metrics |= watch()
+                _apply_stop_rule(loop, settings.stop_when, metrics)
+                watchman.look(step + 1, metrics)
+                return metrics
+
+            return step_fn
 
         return loop.run(start)
 
 
-def grpo_step(
+@dataclass
+class Run:
+    """What the steps of one run share."""
+
+    loop: Loop
+    settings: GrpoSettings
+    source: Source
+    reference: Decoder | None
+    writer: MetricsWriter
+    ahead: Ahead | None = None
+    recorder: Recorder | None = None
+
+
+def fresh_memory(s: GrpoSettings) -> dict[str, Any]:
+    """What the checkpoint keeps besides weights and optimizer, for the options in use."""
+    memory: dict[str, Any] = {}
+    if s.choice == "variance":
+        memory["prompts"] = {}
+    if s.replay_groups:
+        memory["replay"] = []
+    if s.async_rollouts:
+        memory["ahead"] = {}
+    if s.entropy_target is not None:
+        memory["entropy_coef"] = s.entropy_coef
+    return memory
+
+
+def make_run(
     loop: Loop,
-    engine: Engine,
     dialect: Dialect,
     draw: Draw,
     rewards: Sequence[Reward],
     reference: Decoder | None,
     writer: MetricsWriter,
-    step: int,
-) -> Metrics:
+    environment: Environment | None = None,
+) -> Run:
+    """Engine, sampler and memories for a loop whose state is restored."""
+    s, memory = loop.settings, loop.memory
+    assert isinstance(s, GrpoSettings)
+    dtype = torch.bfloat16 if s.rollout_bf16 else None
+    engine = Engine(loop.model, max_batch=s.max_batch, compute_dtype=dtype)
+    source = Source(
+        Sampler(engine, dialect, s, environment),
+        draw,
+        rewards,
+        PromptBook(memory["prompts"]) if s.choice == "variance" else None,
+        Replay(memory["replay"], s.replay_groups, s.replay_max_age) if s.replay_groups else None,
+    )
+    ahead = Ahead(loop.model, source, memory["ahead"]) if s.async_rollouts else None
+    recorder = Recorder(loop.out_dir, s.record, dialect) if s.record != "none" else None
+    return Run(loop, s, source, reference, writer, ahead, recorder)
+
+
+def grpo_step(run: Run, step: int) -> Metrics:
     """Rollout, update, and the row for the log."""
-    settings = loop.settings
-    assert isinstance(settings, GrpoSettings)
+    loop, settings, dialect = run.loop, run.settings, run.source.sampler.dialect
     refresh = settings.reference_refresh_steps
-    if reference is not None and refresh and step and step % refresh == 0:
-        load_module_tensors(reference, module_tensors(loop.model))
-    rollout = roll_out(engine, dialect, draw, rewards, settings, step)
+    if run.reference is not None and refresh and step and step % refresh == 0:
+        load_module_tensors(run.reference, module_tensors(loop.model))
+    rollout = roll_out(run.source, step, run.ahead.take(step) if run.ahead else None)
+    sampling_ahead = run.ahead is not None and step + 1 < loop.total_steps
+    if run.ahead is not None and sampling_ahead:
+        run.ahead.start(step + 1)
     began = time.perf_counter()
-    update = update_policy(loop.model, loop.optimizer, rollout.kept, settings, loop.lr_factor(step), reference)
+    learnt = [*rollout.kept, *rollout.replayed]
+    update = update_policy(
+        loop.model, loop.optimizer, learnt, settings, loop.lr_factor(step), run.reference, bonus_weight(loop, settings)
+    )
     update_seconds = time.perf_counter() - began
+    if run.ahead is not None and sampling_ahead:
+        run.ahead.finish(step + 1)
     loop.memory["num_tokens"] += sum(len(x.prompt_ids) + x.length for x in rollout.samples)
     metrics = {
         **rollout_metrics(rollout),
         **policy_metrics(update),
+        **option_metrics(rollout, settings),
         "num_tokens": loop.memory["num_tokens"],
         "time/sample": rollout.sample_seconds,
         "time/score": rollout.score_seconds,
         "time/update": update_seconds,
     }
+    if settings.entropy_target is not None and update["updates"]:
+        metrics["entropy_coef"] = adapt_entropy(loop, settings, float(metrics["entropy"]))
     for sample in chosen(rollout.samples, settings.samples_per_step):
-        writer.write(sample_row(step + 1, sample, dialect))
+        run.writer.write(sample_row(step + 1, sample, dialect))
+    if run.recorder is not None:
+        run.recorder.write(step + 1, rollout)
     return metrics
+
+
+def bonus_weight(loop: Loop, s: GrpoSettings) -> float | None:
+    """The weight of the entropy bonus now; None: as the settings say. Above the target there is no bonus."""
+    if s.entropy_target is None:
+        return None
+    return loop.memory["entropy_coef"] if loop.memory.get("entropy", 0.0) <= s.entropy_target else 0.0
+
+
+def adapt_entropy(loop: Loop, s: GrpoSettings, entropy: float) -> float:
+    """Move the coefficient after an update; returns where it stands."""
+    assert s.entropy_target is not None
+    coefficient = adapted_coefficient(loop.memory["entropy_coef"], entropy, s.entropy_target, s.entropy_coef_step)
+    loop.memory.update(entropy_coef=coefficient, entropy=entropy)
+    return coefficient
+
+
+@dataclass
+class Watchman:
+    """Looks at every row for alarms: says a new one on the terminal and writes it to alarms.jsonl."""
+
+    out_dir: Path
+    progress: Progress | None
+    first: int
+    rows: list[Metrics] = field(default_factory=list)
+    standing: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.rows = [row for row in read_metrics(self.out_dir / "metrics.jsonl") if row.get("step", 0) <= self.first]
+        if self.rows:
+            new_alarms(self.rows, self.standing)  # already said
+        if (self.out_dir / "alarms.jsonl").exists():
+            with MetricsWriter(self.out_dir / "alarms.jsonl") as log:
+                log.truncate_after(self.first)
+
+    def look(self, step: int, metrics: Metrics) -> None:
+        """Take the row of a step."""
+        self.rows.append(metrics)
+        for alarm in new_alarms(self.rows, self.standing):
+            with MetricsWriter(self.out_dir / "alarms.jsonl") as log:
+                log.write({"step": step, "alarm": alarm.name, "seen": alarm.seen, "mend": alarm.mend})
+            if self.progress is not None:
+                self.progress.note(f"alarm at step {step}: {alarm.seen}\n  -> {alarm.mend}")
 
 
 def rollout_metrics(rollout: Rollout) -> Metrics:
@@ -127,6 +241,24 @@ def rollout_metrics(rollout: Rollout) -> Metrics:
         "tokens": sum(lengths),
         "kept_groups": len({x.group for x in rollout.kept}),
     }
+
+
+def option_metrics(rollout: Rollout, s: GrpoSettings) -> Metrics:
+    """What options that are in use have to say."""
+    metrics: Metrics = {}
+    if s.on_fault == "drop":
+        metrics["completions/count"] = len(rollout.samples)
+        metrics["faults/completions"] = sum(x.fault is not None for x in rollout.samples)
+        metrics["faults/prompts"] = rollout.unusable_prompts
+    if s.probe:  # the groups that were completed are no fair sample: the probes are
+        metrics["reward"] = sum(rollout.probe_rewards) / len(rollout.probe_rewards)
+        metrics["probe/mixed"] = rollout.mixed / rollout.probed
+    if s.replay_groups:
+        metrics["replay/groups"] = len({x.group for x in rollout.replayed})
+    if any(x.mask for x in rollout.samples):
+        own = sum(x.num_learned for x in rollout.samples)
+        metrics["environment/tokens"] = sum(x.length for x in rollout.samples) - own
+    return metrics
 
 
 def policy_metrics(update: Metrics) -> Metrics:

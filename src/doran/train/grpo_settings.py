@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from doran.base.config import StrictModel
-from doran.train.advantage import Scale
+from doran.base.config import StrictModel, later
+from doran.train.advantage import Estimator, Scale
 from doran.train.loop import LoopSettings
-from doran.train.losses.policy import Aggregation
+from doran.train.losses.importance import Cut, Level
+from doran.train.losses.kl import KlEstimator
+from doran.train.losses.policy import Aggregation, Objective
 from doran.train.schedule import ScheduleName
 
 
@@ -87,3 +89,82 @@ class GrpoSettings(LoopSettings):
     # run
     stop_when: StopRule | None = Field(None, description="end early when a metric is high enough")
     samples_per_step: int = Field(4, ge=0, description="completions written to samples.jsonl a step")
+    # what follows came later and is off by default
+    advantage: Estimator = later("group", description="group (GRPO), rloo, reinforce++, reinforce++baseline or gdpo")
+    objective: Objective = later("clip", description="clip (PPO's), cispo (clipped weight) or sapo (soft gate)")
+    ratio_cap: float | None = later(
+        None, gt=1, description="bound on the ratio where the advantage is negative too (INTELLECT-2: 4)"
+    )
+    off_policy_delta: float | None = later(
+        None, gt=0, description="drop bad completions that the policy has left by so many nats a token (DeepSeek-V3.2)"
+    )
+    kl_estimator: KlEstimator = later("k3", description="k3 or k2 in the loss, or k1 in the reward")
+    importance_level: Level = later(
+        "token", description="tis_cap applies to the ratio of a token, a sequence (product) or its geometric mean"
+    )
+    importance_cut: Cut = later(
+        "truncate", description="above tis_cap: truncate the weight (TIS) or mask it to 0 (MIS)"
+    )
+    importance_floor: float = later(
+        0.0, ge=0, description="with importance_cut=mask: weights below it are 0 too (IcePop: 0.5)"
+    )
+    entropy_coef: float = later(0.0, ge=0, description="weight of the entropy bonus, in nats a token")
+    entropy_target: float | None = later(
+        None, gt=0, description="adapt entropy_coef to hold this entropy; no bonus above it (Skywork-OR1)"
+    )
+    entropy_coef_step: float = later(0.005, gt=0, description="how far entropy_coef moves in a step")
+    async_rollouts: bool = later(
+        False, description="sample the next step's rollouts while this one updates: one step off-policy, deterministic"
+    )
+    # sample efficiency
+    probe: int = later(
+        0,
+        ge=0,
+        description="completions of a prompt sampled first; only groups where they differ are completed; 0: off",
+    )
+    probe_prompts: int | None = later(
+        None,
+        ge=1,
+        description="prompts probed a step (default: twice prompts_per_step); the most uncertain are completed",
+    )
+    choice: Literal["uniform", "variance"] = later(
+        "uniform", description="variance: prefer prompts whose success rate so far is near one half"
+    )
+    choice_candidates: int = later(4, ge=1, description="with choice=variance: prompts drawn for each one chosen")
+    replay_groups: int = later(
+        0, ge=0, description="informative groups remembered, to fill up updates that lack some; 0: off"
+    )
+    replay_max_age: int = later(4, ge=1, description="steps after which a remembered group is forgotten")
+    stop_repeats_after: int | None = later(
+        None, ge=16, description="look every so many tokens for completions that go in circles, and end them"
+    )
+    # environments
+    max_turns: int = later(8, ge=1, description="turns of the model in an environment")
+    # trouble
+    on_fault: Literal["stop", "drop"] = later(
+        "stop", description="a judge that fails, or an unusable prompt: stop the run, or leave it out, counted"
+    )
+    reward_timeout_s: float | None = later(None, gt=0, description="seconds a reward function may take for a step")
+    record: Literal["none", "jsonl", "parquet"] = later(
+        "none", description="write every completion of every step to rollouts/, for doran rollouts"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.async_rollouts and (self.max_refills or self.probe or self.stop_repeats_after):
+            raise ValueError(
+                "async_rollouts samples ahead in one go: set max_refills=0, probe=0, stop_repeats_after=null"
+            )
+        if (self.async_rollouts or self.replay_groups) and self.tis_cap is None:
+            raise ValueError("rollouts of an older policy need their weights: set tis_cap (2.0 is usual)")
+        if self.advantage == "reinforce++" and self.drop_zero_variance:
+            raise ValueError(
+                "reinforce++ has no group baseline, so groups of one reward teach: set drop_zero_variance=false"
+            )
+        if self.importance_floor and self.importance_cut != "mask":
+            raise ValueError("importance_floor masks: set importance_cut=mask")
+        if self.probe >= self.group_size:
+            raise ValueError(f"probe is a part of the group: set it below group_size ({self.group_size})")
+        if self.probe == 1:
+            raise ValueError("one completion cannot differ from itself: set probe=2 or more, or 0")
+        return self

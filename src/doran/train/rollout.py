@@ -1,160 +1,159 @@
-"""Rollouts: prompts in, scored groups of completions out. Sampling is the engine's, judging the reward functions'.
+"""Rollouts: prompts in, scored groups of completions out; which groups teach. Sampling and judging are next door.
 
-P prompts, G completions of each (a group). Everything follows from (seed, step): nothing here remembers anything.
+P prompts, G completions of each (a group). Without a memory (prompt book, replay) everything follows from (seed, step).
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from doran.base.errors import DoranError
-from doran.base.rng import python_rng, seed_for
-from doran.engine.engine import Engine
-from doran.engine.request import Completion, SamplingParams
-from doran.train.advantage import group_advantages, zero_variance
-from doran.train.grpo_settings import GrpoSettings
-from doran.train.losses import overlong_penalty
+from doran.base.errors import DataError
+from doran.base.rng import python_rng
+from doran.train.advantage import zero_variance
+from doran.train.curriculum import PromptBook, Replay
+from doran.train.judging import score, set_advantages
+from doran.train.samples import Dialect, Draw, Environment, Reward, RewardFn, Rollout, Sample, groups_of
+from doran.train.sampling import Sampler
 
-RewardFn = Callable[[list[Any], list[str], list[Completion]], list[float]]
-Draw = Callable[[random.Random, int], Sequence[Any]]
+__all__ = [
+    "Dialect",
+    "Draw",
+    "Environment",
+    "Reward",
+    "RewardFn",
+    "Rollout",
+    "Sample",
+    "Source",
+    "draw_from",
+    "roll_out",
+]
+
+DRAWS_PER_PROMPT = 4  # tries to replace prompts that cannot be used
 
 
 @dataclass(frozen=True)
-class Reward:
-    """One part of the reward: `fn(items, texts, completions)` gives a number per completion, `weight` multiplies it."""
+class Source:
+    """Where a step's rollouts come from and who judges them; `book` and `replay` remember across steps."""
 
-    name: str
-    weight: float
-    fn: RewardFn
+    sampler: Sampler
+    draw: Draw
+    rewards: Sequence[Reward]
+    book: PromptBook | None = None
+    replay: Replay | None = None
 
-
-@dataclass(frozen=True)
-class Dialect:
-    """Between items and ids. `encode(item)`: the prompt's ids; `decode(ids)` keeps special tokens (`</think>`)."""
-
-    encode: Callable[[Any], list[int]]
-    decode: Callable[[list[int]], str]
-    stop_token_ids: tuple[int, ...]
-
-    def text(self, completion: Completion) -> str:
-        """A completion's text, without its stop token."""
-        ids = completion.token_ids
-        return self.decode(ids[:-1] if completion.finish_reason == "stop" else ids)
-
-
-@dataclass
-class Sample:
-    """One completion with all that is known of it."""
-
-    item: Any
-    group: int
-    prompt_ids: list[int]
-    completion: Completion
-    text: str
-    rewards: dict[str, float] = field(default_factory=dict)  # by part, unweighted
-    reward: float = 0.0
-    advantage: float = 0.0
-
-    @property
-    def truncated(self) -> bool:
-        """Did it hit the length limit?"""
-        return self.completion.finish_reason == "length"
-
-    @property
-    def length(self) -> int:
-        """Completion tokens, the stop token included."""
-        return len(self.completion.token_ids)
+    def items(self, step: int, attempt: int, n: int) -> tuple[list[Any], int]:
+        """(n usable prompts, how many unusable ones were passed over), by name of the step and the attempt."""
+        s = self.sampler.settings
+        wanted = n * s.choice_candidates if self.book is not None else n
+        found: list[Any] = []
+        unusable = 0
+        for again in range(DRAWS_PER_PROMPT):
+            name: tuple[object, ...] = ("grpo prompts", s.seed, step, attempt)
+            drawn = list(self.draw(python_rng(*name, *([again] if again else [])), wanted - len(found)))
+            good = self.sampler.usable(drawn)
+            unusable += len(drawn) - len(good)
+            found += good
+            if len(found) >= wanted:
+                break
+        if len(found) < n:
+            raise DataError(f"{unusable} prompts drawn in step {step + 1} are empty or too long", hint="mend the data")
+        return (self.book.choose(found, n) if self.book is not None else found), unusable
 
 
-@dataclass
-class Rollout:
-    """What one step sampled (`samples`, all of it), what of it teaches (`kept`), and where the time went."""
-
-    samples: list[Sample] = field(default_factory=list)
-    kept: list[Sample] = field(default_factory=list)
-    rewards_PG: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
-    sample_seconds: float = 0.0
-    score_seconds: float = 0.0
-
-
-def roll_out(
-    engine: Engine, dialect: Dialect, draw: Draw, rewards: Sequence[Reward], s: GrpoSettings, step: int
-) -> Rollout:
+def roll_out(source: Source, step: int, ahead: list[Sample] | None = None) -> Rollout:
     """Sample and score `prompts_per_step` groups. Dynamic sampling (DAPO): go on until as many have variance, or until
-    `max_refills` more draws are used up."""
-    rollout, tables = Rollout(), []
+    `max_refills` more draws are used up. Then fill up from the replay memory.
+
+    `ahead`: the samples of the first attempt, where they were sampled before (async_rollouts).
+    """
+    s, rollout, tables = source.sampler.settings, Rollout(), []
     for attempt in range(1 + (s.max_refills if s.drop_zero_variance else 0)):
-        missing = s.prompts_per_step - len(rollout.kept) // s.group_size
+        missing = s.prompts_per_step - len(groups_of(rollout.kept))
         if missing <= 0:
             break
         began = time.perf_counter()
-        items = list(draw(python_rng("grpo prompts", s.seed, step, attempt), missing))
-        batch = sample_groups(
-            engine, dialect, items, s, (step, attempt), first_group=len(rollout.samples) // s.group_size
-        )
-        sampled = time.perf_counter()
-        table = score(batch, rewards, s)
-        rollout.sample_seconds += sampled - began
-        rollout.score_seconds += time.perf_counter() - sampled
-        rollout.samples += batch
+        if s.probe:
+            batch, table = _probe(source, rollout, step, attempt, missing)
+        else:
+            batch = ahead or _sample(source, rollout, step, attempt, missing)
+            sampled = time.perf_counter()
+            table = score(batch, source.rewards, s)
+            rollout.sample_seconds += sampled - began
+            rollout.score_seconds += time.perf_counter() - sampled
+            rollout.samples += batch
         tables.append(table)
-        dull = zero_variance(table) if s.drop_zero_variance else torch.zeros(len(items), dtype=torch.bool)
-        rollout.kept += [x for i, x in enumerate(batch) if not dull[i // s.group_size]]
+        dull = zero_variance(table) if s.drop_zero_variance else torch.zeros(len(table), dtype=torch.bool)
+        rollout.kept += [x for i, x in enumerate(batch) if not dull[i // s.group_size] and x.fault is None]
     rollout.rewards_PG = torch.cat(tables)
+    if source.book is not None:
+        source.book.observe(rollout.samples)
+    if source.replay is not None:
+        lacking = s.prompts_per_step - len(groups_of(rollout.kept))
+        rollout.replayed = source.replay.take(lacking, step, source.sampler.dialect, num_groups(rollout))
+        source.replay.remember(rollout.kept, step)
     return rollout
 
 
-def sample_groups(
-    engine: Engine, dialect: Dialect, items: list[Any], s: GrpoSettings, when: tuple[int, int], first_group: int = 0
-) -> list[Sample]:
-    """G completions of each item, group by group. Every prompt has its own seed, so groups draw independently."""
-    prompts = [list(dialect.encode(item)) for item in items]
-    params = [
-        SamplingParams(
-            max_new_tokens=s.max_new_tokens,
-            temperature=s.temperature,
-            top_p=s.top_p,
-            seed=seed_for("grpo rollout", s.seed, *when, i),
-            stop_token_ids=dialect.stop_token_ids,
-        )
-        for i in range(len(items))
-    ]
-    groups = engine.generate(prompts, params, n=s.group_size)
-    return [
-        Sample(item, first_group + i, prompts[i], completion, dialect.text(completion))
-        for i, item in enumerate(items)
-        for completion in groups[i]
-    ]
+def num_groups(rollout: Rollout) -> int:
+    """Groups sampled so far: the number of the next one."""
+    return len({x.group for x in rollout.samples})
 
 
-def score(samples: list[Sample], rewards: Sequence[Reward], s: GrpoSettings) -> Tensor:
-    """Fill in rewards and advantages; returns the total rewards (P, G). DoranError if a reward function misbehaves."""
-    items, texts, completions = [x.item for x in samples], [x.text for x in samples], [x.completion for x in samples]
-    for part in rewards:
-        values = part.fn(items, texts, completions)
-        if len(values) != len(samples):
-            raise DoranError(f"reward '{part.name}' gave {len(values)} values for {len(samples)} completions")
-        for sample, value in zip(samples, values):
-            sample.rewards[part.name] = float(value)
-            sample.reward += part.weight * float(value)
-    if s.overlong_cache:
-        for sample in samples:
-            sample.rewards["overlong"] = overlong_penalty(sample.length, s.max_new_tokens, s.overlong_cache)
-            sample.reward += sample.rewards["overlong"]
-    rewards_PG = torch.tensor([x.reward for x in samples], dtype=torch.float64).view(-1, s.group_size)
-    if not bool(rewards_PG.isfinite().all()):
-        bad = next(x for x in samples if not abs(x.reward) < float("inf"))
-        raise DoranError(f"a reward is not a number: {bad.rewards}", hint="mend the reward function that gave it")
-    for sample, advantage in zip(samples, group_advantages(rewards_PG, s.scale_rewards).flatten().tolist()):
-        sample.advantage = advantage
-    return rewards_PG
+def _sample(source: Source, rollout: Rollout, step: int, attempt: int, n: int) -> list[Sample]:
+    items, unusable = source.items(step, attempt, n)
+    rollout.unusable_prompts += unusable
+    return source.sampler.groups(items, (step, attempt), first_group=num_groups(rollout))
+
+
+def _probe(source: Source, rollout: Rollout, step: int, attempt: int, missing: int) -> tuple[list[Sample], Tensor]:
+    """Begin more groups than needed with a few completions each and complete those that promise to teach something.
+
+    Most mixed first. Where too few are mixed, a quarter of what is missing is filled with groups that failed so far: a
+    hard prompt may still have a success to show, an easy one would cost the same and show none.
+    """
+    s, sampler = source.sampler.settings, source.sampler
+    began = time.perf_counter()
+    wanted = s.probe_prompts or 2 * s.prompts_per_step
+    items, unusable = source.items(step, attempt, max(missing, wanted * missing // s.prompts_per_step))
+    first = num_groups(rollout)
+    begun = sampler.groups(items, (step, attempt), first, s.probe, "grpo probe")
+    rollout.sample_seconds += time.perf_counter() - began
+    table_PK = _scored(source, rollout, begun, s.probe)
+    spread_P, mean_P = table_PK.var(1, unbiased=False).tolist(), table_PK.mean(1).tolist()
+    order = sorted(range(len(items)), key=lambda i: (-spread_P[i], mean_P[i], i))
+    mixed = int((~zero_variance(table_PK)).sum())
+    chosen = sorted(order[: min(missing, max(mixed, missing // 4, 1))])
+
+    began = time.perf_counter()
+    rest = sampler.groups([items[i] for i in chosen], (step, attempt), 0, s.group_size - s.probe, "grpo rest")
+    rollout.sample_seconds += time.perf_counter() - began
+    _scored(source, rollout, rest, s.group_size - s.probe)
+    batch: list[Sample] = []
+    for i, more in zip(chosen, groups_of(rest), strict=True):
+        for x in more:
+            x.group = first + i
+        batch += begun[i * s.probe : (i + 1) * s.probe] + more
+    for x in begun:
+        x.advantage = 0.0
+    rollout.unusable_prompts += unusable
+    rollout.probed, rollout.mixed = rollout.probed + len(items), rollout.mixed + mixed
+    rollout.probe_rewards += mean_P
+    rollout.samples += sorted([*begun, *rest], key=lambda x: x.group)
+    return batch, set_advantages(batch, source.rewards, s, s.group_size)
+
+
+def _scored(source: Source, rollout: Rollout, samples: list[Sample], group_size: int) -> Tensor:
+    began = time.perf_counter()
+    table = score(samples, source.rewards, source.sampler.settings, group_size)
+    rollout.score_seconds += time.perf_counter() - began
+    return table
 
 
 def draw_from(items: Sequence[Any]) -> Draw:

@@ -22,6 +22,8 @@ from doran.train.loop import Metrics
 from doran.train.losses import (
     IGNORE,
     aggregation_weights,
+    entropies,
+    importance_weights,
     k3,
     linear_cross_entropy,
     mtp_targets,
@@ -30,7 +32,7 @@ from doran.train.losses import (
 )
 from doran.train.optim import Optimizer
 from doran.train.pretrain import head_weight, max_violation
-from doran.train.rollout import Sample
+from doran.train.samples import Sample
 
 
 @dataclass
@@ -42,6 +44,7 @@ class MicroBatch:
     advantages_N: Tensor
     weights_N: Tensor
     sequence_N: Tensor
+    fresh_N: Tensor | None = None  # False for replayed tokens, whose gap is age, not rounding; None: all are fresh
     old_logprobs_N: Tensor | None = None
     ref_logprobs_N: Tensor | None = None
 
@@ -53,9 +56,15 @@ def update_policy(
     s: GrpoSettings,
     lr_factor: float,
     reference: Decoder | None = None,
+    entropy_coef: float | None = None,
 ) -> Metrics:
-    """Train on `samples` (whole groups). Metrics are token-weighted means. No sample that counts, no update."""
-    samples = [x for x in samples if not (s.mask_truncated and x.truncated)]
+    """Train on `samples` (whole groups). Metrics are token-weighted means. No sample that counts, no update.
+
+    `entropy_coef`: what the adaptive coefficient stands at, in place of the setting.
+    """
+    if entropy_coef is not None:
+        s = s.model_copy(update={"entropy_coef": entropy_coef})
+    samples = [x for x in samples if not (s.mask_truncated and x.truncated) and x.num_learned]
     plan = [micro_batches(chunk, s, next(model.parameters()).device) for chunk in split_groups(samples, s.minibatches)]
     micros = [micro for minibatch in plan for micro in minibatch]
     if not micros:
@@ -94,13 +103,19 @@ def accumulate(
     with torch.autocast(micro.batch.tokens_T.device.type, dtype=torch.bfloat16, enabled=s.bf16):
         h_TD, logprobs_N, entropy_N = completion_logprobs(model, micro.batch, s.temperature, attend, stats)
         old_N = logprobs_N.detach() if micro.old_logprobs_N is None else micro.old_logprobs_N
-        importance_N = None if s.tis_cap is None else (old_N - micro.rollout_logprobs_N).exp().clamp(max=s.tis_cap)
+        importance_N = None if s.tis_cap is None else importance_weights(
+            old_N, micro.rollout_logprobs_N, micro.sequence_N,
+            cap=s.tis_cap, level=s.importance_level, cut=s.importance_cut, floor=s.importance_floor,
+        )  # fmt: skip
         loss, seen = policy_loss(
             logprobs_N, old_N, micro.advantages_N, micro.weights_N, micro.sequence_N,
             clip_low=s.clip_low, clip_high=s.clip_high, ratio=s.ratio, beta=s.beta, ref_logprobs_N=micro.ref_logprobs_N,
-            unbiased_kl=s.unbiased_kl, importance_N=importance_N,
+            unbiased_kl=s.unbiased_kl, importance_N=importance_N, objective=s.objective, ratio_cap=s.ratio_cap,
+            kl_estimator=s.kl_estimator, off_policy_delta=s.off_policy_delta,
         )  # fmt: skip
         objective = loss
+        if s.entropy_coef:
+            objective = objective - s.entropy_coef * entropy_bonus(model, micro, h_TD, s.temperature)
         if s.balance_alpha and stats.balance_losses:
             objective = objective + s.balance_alpha / num_micros * stats.balance_loss
         mtp = mtp_loss(model, micro.batch, h_TD, attend, num_micros) if s.mtp_lambda and model.has_mtp else None
@@ -112,7 +127,8 @@ def accumulate(
     means.loss += loss.detach()
     means.add({**seen, "entropy": entropy_N.mean()}, tokens)
     if first:  # later updates move the policy away from the rollout on purpose
-        means.gap(micro.rollout_logprobs_N, old_N)
+        fresh_N = slice(None) if micro.fresh_N is None else micro.fresh_N
+        means.gap(micro.rollout_logprobs_N[fresh_N], old_N[fresh_N])
 
 
 def completion_logprobs(
@@ -125,6 +141,13 @@ def completion_logprobs(
         h_TD.index_select(0, rows_N), head_weight(model), batch.targets_T[rows_N], temperature=temperature or 1.0
     )
     return h_TD, logprobs_N, entropy_N
+
+
+def entropy_bonus(model: Decoder, micro: MicroBatch, h_TD: Tensor, temperature: float) -> Tensor:
+    """Entropy of the completion tokens, averaged as the objective is, with its gradient."""
+    rows_N = (micro.batch.targets_T != IGNORE).nonzero().squeeze(1)
+    entropy_N = entropies(h_TD.index_select(0, rows_N), head_weight(model), temperature=temperature or 1.0)
+    return (micro.weights_N * entropy_N).sum()
 
 
 @torch.no_grad()
@@ -165,7 +188,7 @@ def split_groups(samples: Sequence[Sample], minibatches: int) -> list[list[Sampl
 
 def micro_batches(samples: list[Sample], s: GrpoSettings, device: torch.device | str = "cpu") -> list[MicroBatch]:
     """The samples of one optimizer step in packs of at most `tokens_per_micro_batch`; weights are the whole step's."""
-    lengths_S = torch.tensor([x.length for x in samples])
+    lengths_S = torch.tensor([x.num_learned for x in samples])
     weights_S = aggregation_weights(lengths_S, s.aggregation, max_length=s.max_new_tokens)
     totals = [len(x.prompt_ids) + x.length - 1 for x in samples]
     return [
@@ -175,17 +198,19 @@ def micro_batches(samples: list[Sample], s: GrpoSettings, device: torch.device |
 
 
 def _micro_batch(samples: list[Sample], weights_S: Tensor, device: torch.device | str) -> MicroBatch:
-    lengths_S = torch.tensor([x.length for x in samples], device=device)
+    lengths_S = torch.tensor([x.num_learned for x in samples], device=device)
     per_token = lambda values_S: values_S.to(device).repeat_interleave(lengths_S)  # noqa: E731
     masked = [
-        ([*x.prompt_ids, *x.completion.token_ids], [False] * len(x.prompt_ids) + [True] * x.length) for x in samples
+        ([*x.prompt_ids, *x.completion.token_ids], [False] * len(x.prompt_ids) + (x.mask or [True] * x.length))
+        for x in samples
     ]
     return MicroBatch(
         batch=pack(masked, device, ROUND_TOKENS),
-        rollout_logprobs_N=torch.tensor([p for x in samples for p in x.completion.logprobs], device=device),
+        rollout_logprobs_N=torch.tensor([p for x in samples for p in x.learned_logprobs], device=device),
         advantages_N=per_token(torch.tensor([x.advantage for x in samples])),
         weights_N=per_token(weights_S),
         sequence_N=per_token(torch.arange(len(samples))),
+        fresh_N=per_token(torch.tensor([x.age == 0 for x in samples])) if any(x.age for x in samples) else None,
     )
 
 
@@ -204,6 +229,8 @@ class _Means:
             self.weights[name] += weight
 
     def gap(self, rollout_N: Tensor, trainer_N: Tensor) -> None:
+        if not rollout_N.numel():
+            return
         difference_N = (trainer_N - rollout_N).abs()
         self.gap_max = torch.maximum(torch.as_tensor(self.gap_max), difference_N.max())
         self.add({"gap/mean": difference_N.mean(), "gap/kl": k3(rollout_N, trainer_N).mean()}, rollout_N.numel())

@@ -1,10 +1,10 @@
-"""The GRPO objective and its standard variants, per token (DeepSeekMath 2402.03300 eq 3; R1 eq 1-3).
+"""The policy-gradient objectives, per token (DeepSeekMath 2402.03300 eq 3; R1 eq 1-3).
 
     J = sum_n w_n [ min(r_n A_n, clip(r_n, 1 - clip_low, 1 + clip_high) A_n) - beta KL_n ],    r = pi_theta / pi_old
 
 The weights w_n carry the averaging, which is where the papers differ (`aggregation_weights`). clip_high > clip_low is
-DAPO's clip-higher; ratio="sequence" is GSPO (2507.18071); `importance_N` corrects for a rollout policy that is not
-quite pi_old (TIS).
+DAPO's clip-higher; ratio="sequence" is GSPO (2507.18071); objective="cispo" (2506.13585) and "sapo" (2511.20347)
+replace the clip; `importance_N` corrects for a rollout policy that is not quite pi_old (TIS, MIS).
 
 N completion tokens of S sequences, packed; `sequence_N` tells which sequence a token belongs to.
 """
@@ -16,9 +16,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from doran.train.losses.importance import sequence_mean
+from doran.train.losses.kl import ESTIMATORS, MAX_LOG, KlEstimator
+
 Aggregation = Literal["sequence", "token", "constant"]
+Objective = Literal["clip", "cispo", "sapo"]
 Metrics = dict[str, Tensor]
-_MAX_LOG = 20.0  # e^20 = 4.9e8: a log-ratio beyond this is a broken policy, not a number worth an overflow
+SAPO_TAU = (1.0, 1.05)
+"""Temperatures of SAPO's gate for A > 0 and A < 0 (2511.20347)."""
 
 
 def aggregation_weights(
@@ -46,14 +51,29 @@ def aggregation_weights(
     return torch.full_like(lengths_S, 1.0 / (max(num_sequences, 1) * max_length))
 
 
-def k3(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
-    """e^d - d - 1 with d = ln pi_ref - ln pi_theta: an estimate of KL(pi_theta || pi_ref), >= 0 for every d.
+def surrogate(
+    objective: Objective, ratio_N: Tensor, advantages_N: Tensor, logprobs_N: Tensor, clip_low: float, clip_high: float
+) -> Tensor:
+    """What is maximised for each token, before KL and correction.
 
-    expm1 keeps small d exact; d is capped at 20 so that a far reference gives a large number, not inf. The gradient is
-    1 - e^d.
+    clip: min(r A, clip(r, 1 - clip_low, 1 + clip_high) A). cispo: sg(min(r, 1 + clip_high)) A ln pi, the weight is
+    clipped and every token keeps its gradient. sapo: 4 / tau sigmoid(tau (r - 1)) A, a soft gate.
     """
-    d_N = (ref_logprobs_N - logprobs_N).clamp(max=_MAX_LOG)
-    return torch.expm1(d_N) - d_N
+    if objective == "cispo":
+        return ratio_N.detach().clamp(max=1.0 + clip_high) * advantages_N * logprobs_N
+    if objective == "sapo":
+        tau_N = torch.where(advantages_N > 0, *SAPO_TAU)
+        return 4.0 / tau_N * torch.sigmoid(tau_N * (ratio_N - 1.0)) * advantages_N
+    clipped_N = ratio_N.clamp(1.0 - clip_low, 1.0 + clip_high)
+    return torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
+
+
+def off_policy_mask(
+    logprobs_N: Tensor, old_logprobs_N: Tensor, advantages_N: Tensor, sequence_N: Tensor, delta: float
+) -> Tensor:
+    """0 for sequences with A < 0 that the policy has left: mean ln(pi_old / pi_theta) > delta; else 1 (V3.2 s3.1)."""
+    drift_N = sequence_mean((old_logprobs_N - logprobs_N).detach(), sequence_N)
+    return 1.0 - ((advantages_N < 0) & (drift_N > delta)).float()
 
 
 def policy_loss(
@@ -70,22 +90,37 @@ def policy_loss(
     ref_logprobs_N: Tensor | None = None,
     unbiased_kl: bool = False,
     importance_N: Tensor | None = None,
+    objective: Objective = "clip",
+    ratio_cap: float | None = None,
+    kl_estimator: KlEstimator = "k3",
+    off_policy_delta: float | None = None,
 ) -> tuple[Tensor, Metrics]:
     """-J. `logprobs_N` carries the gradient; everything else is data.
 
     `unbiased_kl` multiplies KL_n by the ratio (DeepSeek-V3.2: k3 is unbiased only under pi_theta's own samples).
+    kl_estimator k1 takes beta KL_n out of the advantage, as a reward, since its own gradient is zero on average.
+    `ratio_cap` bounds the ratio also where A < 0 (the two-sided clip of INTELLECT-2, 2505.07291).
     Metrics are means over the N tokens: `ratio`, `clip_low` (ratio below the band with A < 0), `clip_high` (above it
     with A > 0), `clip_region` (either), `kl`.
     """
     log_ratio_N = logprobs_N - old_logprobs_N
     if ratio == "sequence":
-        log_ratio_N = _sequence_mean(log_ratio_N, sequence_N)
-    ratio_N = log_ratio_N.clamp(-_MAX_LOG, _MAX_LOG).exp()
-    clipped_N = ratio_N.clamp(1.0 - clip_low, 1.0 + clip_high)
-    objective_N = torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
+        log_ratio_N = sequence_mean(log_ratio_N, sequence_N)
+    ratio_N = log_ratio_N.clamp(-MAX_LOG, MAX_LOG).exp()
+    if ratio_cap is not None:
+        ratio_N = ratio_N.clamp(max=ratio_cap)
+    kl_N = torch.zeros_like(logprobs_N)
+    if ref_logprobs_N is not None:
+        kl_N = ESTIMATORS[kl_estimator](logprobs_N, ref_logprobs_N)
+    if beta and kl_estimator == "k1":
+        advantages_N, beta = advantages_N - beta * kl_N.detach(), 0.0
+    objective_N = surrogate(objective, ratio_N, advantages_N, logprobs_N, clip_low, clip_high)
+    if off_policy_delta is not None:
+        objective_N = objective_N * off_policy_mask(
+            logprobs_N, old_logprobs_N, advantages_N, sequence_N, off_policy_delta
+        )
     if importance_N is not None:
         objective_N = objective_N * importance_N
-    kl_N = torch.zeros_like(logprobs_N) if ref_logprobs_N is None else k3(logprobs_N, ref_logprobs_N)
     if beta:
         objective_N = objective_N - beta * (ratio_N * kl_N if unbiased_kl else kl_N)
     low_N = (ratio_N < 1.0 - clip_low) & (advantages_N < 0)
@@ -98,10 +133,3 @@ def policy_loss(
         "kl": kl_N.detach().mean(),
     }
     return -(weights_N * objective_N).sum(), metrics
-
-
-def _sequence_mean(x_N: Tensor, sequence_N: Tensor) -> Tensor:
-    """Each token gets the mean over its sequence: exp of it is GSPO's (pi/pi_old)^(1/|o|)."""
-    _, dense_N, count_S = sequence_N.unique(return_inverse=True, return_counts=True)
-    sums_S = x_N.new_zeros(count_S.numel()).index_add(0, dense_N, x_N)
-    return (sums_S / count_S)[dense_N]
