@@ -24,7 +24,7 @@ from doran.base.errors import NumericsError, OutOfMemory
 from doran.base.rng import numpy_rng
 from doran.engine.control import Controls, EndReason, Token
 from doran.engine.request import Completion, Request, SamplingParams
-from doran.engine.runner import Runner
+from doran.engine.runner import make_runner
 from doran.engine.sampler import RowParams, sample
 from doran.engine.scheduler import Group, Scheduler
 
@@ -64,7 +64,7 @@ class Live:
     def __init__(self, engine: Engine) -> None:
         budget = engine.cache_bytes if engine.cache_bytes is not None else available_memory() // 2
         self._engine, self._stats = engine, engine.stats
-        self._runner = Runner(engine.model, engine.cache_dtype, engine.compute_dtype, budget)
+        self._runner = make_runner(engine.model, engine.cache_dtype, engine.compute_dtype, budget, engine.max_batch)
         self._scheduler = Scheduler([], engine.max_batch, self._runner.fits)
         self._rows: dict[int, _Row] = {}
         self._numbers = count()
