@@ -9,6 +9,7 @@ Not here: any text about a key. It stands in the `Field(description=...)` of the
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 import subprocess
@@ -207,8 +208,15 @@ Settings of each task: in a recipe under `tasks.NAME`, on the command line of `d
 def cli_page() -> str:
     """`doran --help` and each verb's."""
     parts = [MADE + CLI_TEXT, f"```\n{help_of()}\n```\n"]
-    parts += [f"\n## doran {verb.name}\n\n```\n{help_of(verb.name)}\n```\n" for verb in VERBS]
+    names = [name for verb in VERBS for name in (verb.name, *subverbs(verb.name))]
+    parts += [f"\n## doran {name}\n\n```\n{help_of(*name.split())}\n```\n" for name in names]
     return "".join(parts)
+
+
+def subverbs(verb: str) -> list[str]:
+    """`eval compare` and the like."""
+    found = getattr(importlib.import_module(f"doran.cli.{verb}"), "SUBVERBS", {})
+    return [f"{verb} {name}" for name in found]
 
 
 def help_of(*verb: str) -> str:

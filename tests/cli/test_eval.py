@@ -48,7 +48,12 @@ def test_countdown_is_measured_in_both_languages_and_repeats(
     record = evaluated(capsys, tiny_model, *args)
     assert set(record["metrics"]) == {"all", "en", "ko"} and record["style"] == "plain"
     assert {"pass@1", "pass@2", "cons@2", "mean_length", "truncated", "format"} <= set(record["metrics"]["all"])
-    assert record == evaluated(capsys, tiny_model, *args)
+    again = evaluated(capsys, tiny_model, *args)
+    times = {"tokens_per_second", "seconds", "usd", "krw", "per_question", "per_correct"}
+    assert times <= set(record["cost"]) and record["recipe_hash"]
+    for both in (record, again):
+        both["cost"] = {key: value for key, value in both["cost"].items() if key not in times}
+    assert record == again
 
 
 def test_people_get_a_table_and_a_file_with_every_verdict(
@@ -60,6 +65,26 @@ def test_people_get_a_table_and_a_file_with_every_verdict(
     shown = capsys.readouterr().out
     assert "4 test questions, 2 completions each" in shown and "\npass@1 " in shown
     assert len(json.loads(out.read_text(encoding="utf-8"))["items"]) == 4
+    kept = (tmp_path / "result.samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(kept) == 5 and "recipe            " in shown
+
+
+def test_two_results_are_compared_and_drawn_and_looked_up_in_training_files(
+    tiny_model: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b, page = tmp_path / "a.json", tmp_path / "b.json", tmp_path / "page.html"
+    args = ["--task", "jsonl", "--data", str(questions), "task.all_rows=true", "--trained-on", str(questions)]
+    for out, more in ((a, ["--html", str(page)]), (b, ["--style", "plain"])):
+        assert app.run(["eval", "--model", str(tiny_model), *QUICK, *args, "--out", str(out), *more]) == 0
+    assert "4 of 4 questions stand in the training files" in capsys.readouterr().out
+    assert "<svg" in page.read_text(encoding="utf-8") and "Length of replies" in page.read_text(encoding="utf-8")
+    assert app.run(["eval", "compare", str(a), str(b), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["questions"] == 4 and 0 < found["p_value"] <= 1
+    assert app.run(["eval", "compare", str(a), str(b)]) == 0
+    assert "verdict" in capsys.readouterr().out
+    assert app.run(["eval", "--model", str(tiny_model), *QUICK, *args, "--seed", "1", "--out", str(b)]) == 2
+    assert "was begun with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -76,6 +101,8 @@ def test_people_get_a_table_and_a_file_with_every_verdict(
         (["--task", "countdown", "--language", "fr"], 2, "--language: got 'fr'"),
         (["--task", "countdown", "--k", "0"], 2, "--k"),
         (["--task", "countdown", "--temperature", "-1"], 2, "temperature"),
+        (["--task", "countdown", "--stop", ""], 2, "--stop"),
+        (["--task", "countdown", "--endpoint", "http://127.0.0.1:1"], 2, "one of --model"),
     ],
 )
 def test_wrong_options_are_one_line(

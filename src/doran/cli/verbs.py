@@ -26,6 +26,7 @@ VERBS = (
     Verb("serve", "Use a model", "answer over HTTP as OpenAI's and Anthropic's APIs do"),
     Verb("generate", "Use a model", "continue one prompt; --json for scripts"),
     Verb("eval", "Use a model", "measure a model on a task, with confidence intervals"),
+    Verb("card", "Use a model", "write its model card from evaluations and receipts"),
     Verb("sft", "Train a model you have", "supervised fine-tuning on prompts and answers"),
     Verb("rl", "Train a model you have", "reinforcement learning (GRPO) on a task with a checkable answer"),
     Verb("distill", "Train a model you have", "teach a small model with a large one's checked answers"),

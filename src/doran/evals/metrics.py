@@ -217,7 +217,7 @@ def summarize(
 
     metrics = {"pass@1": share(lambda o: o.correct)}
     for draws in sorted({2**i for i in range(1, k.bit_length())} | {k} - {1}):
-        # Wilson and not the bootstrap: where nothing (or all) was right, every resample says the same and proves nothing
+        # Not the bootstrap: where nothing (or all) was right, every resample says the same and proves nothing
         metrics[f"pass@{draws}"] = merged([pass_at_k(k, c, draws) for c in correct_Q], k)
     if k > 1:
         votes_Q = [cons_at_k([o.answer for o in out], [o.correct for o in out]) for _, out in ruled]

@@ -5,6 +5,7 @@ The dict (every key but `title` may be missing; unknown keys are refused):
     headline           [{"label", "value", "note"}]                     a few large figures
     tables             [{"title", "columns": [text], "rows": [[text, number, None or cell(...)]], "note"}]
     curves             {stage: [(step, {metric: value}), ...]}          metrics by the names in CHARTS
+    figures            [{"title", "x", "y", "percent", "series": {name: [(x, y)]}}]    other lines, above the curves
     comparisons        [{"title", "metric", "stages": {label: stage}}]  one metric of several stages in one chart
     stages             [{"name", "seconds", "tokens", "parameters", "steps"}]
     samples            [{"stage", "prompt", "thought", "answer", "reward", "language"}]    thought None: there is none
@@ -35,8 +36,8 @@ from doran.evals.style import CSS
 
 Data = Mapping[str, Any]
 
-KEYS = ("title", "subtitle", "headline", "tables", "curves", "comparisons", "stages", "samples", "recipe", "command",
-        "machine", "notes")  # fmt: skip
+KEYS = ("title", "subtitle", "headline", "tables", "figures", "curves", "comparisons", "stages", "samples", "recipe",
+        "command", "machine", "notes")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ COLUMN_NAMES = {
     "format": "well-formed",
     "thought_language": "thought in language",
     "answer_language": "answer in language",
+    "leak": "Hanja or Kana",
 }
 
 
@@ -174,6 +176,18 @@ def _results(data: Data) -> str:
         + (f'<p class="note">{escape(str(table["note"]))}</p>' if table.get("note") else "")
         for table in data.get("tables", ())
     )
+
+
+def _figures(data: Data) -> str:
+    charts = "".join(
+        line_chart(
+            str(f["title"]),
+            [Series(str(name), points) for name, points in f["series"].items()],
+            Axes(x=f.get("x", "x"), y=f.get("y", ""), percent=bool(f.get("percent")), low=0),
+        )
+        for f in data.get("figures", ())
+    )
+    return f'<div class="charts">{charts}</div>' if charts else ""
 
 
 Curve = Sequence[tuple[float, Mapping[str, float]]]
@@ -312,6 +326,7 @@ def _notes(data: Data) -> str:
 
 SECTIONS: tuple[tuple[str, str, Callable[[Data], str]], ...] = (
     ("results", "Results", _results),
+    ("figures", "Plots", _figures),
     ("curves", "Curves", _curves),
     ("samples", "Samples", _samples),
     ("stages", "Stages", _stages),

@@ -66,7 +66,7 @@ class EvalResult:
     k: int
     sampling: dict[str, Any]
     items: list[ItemResult]
-    facts: dict[str, Any] = field(default_factory=dict)  # recipe, recipe_hash, model, cost, contamination: see samples.py
+    facts: dict[str, Any] = field(default_factory=dict)  # recipe, recipe_hash, cost, contamination
 
     def summary(self) -> dict[str, dict[str, Interval]]:
         """Metrics of all items ("all") and of each language, by the names in metrics.summarize."""

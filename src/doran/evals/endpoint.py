@@ -1,0 +1,133 @@
+"""Asking an OpenAI-compatible server: `POST /v1/chat/completions`, one request a completion, several at once.
+
+The server's own chat template wraps the question. `reasoning_content` (or `reasoning`) is put back between think tags,
+so that scorers see what they see of doran's own models. A key is read from OPENAI_API_KEY where it is set. Stop strings
+are never sent, since a server would obey them inside a thought too; they are applied here.
+Whether the same seed gives the same reply is the server's business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from doran.base.errors import DoranError, UsageError
+from doran.base.rng import seed_for
+from doran.evals.samples import Asked, Reply, cut_at_stop
+from doran.text.parse import CLOSE, OPEN
+
+RETRIES = 4
+PATIENCE = 600.0  # seconds for one reply
+
+
+class EndpointError(DoranError):
+    """A server that cannot be reached, refuses, or answers something else."""
+
+
+class EndpointSampler:
+    """`parallel` questions at a time; a question is kept when all of its k replies are there."""
+
+    independent = True
+
+    def __init__(
+        self, url: str, model: str, params: Any, *, stops: Sequence[str] = (), parallel: int = 8,
+        on_finish: Callable[[], None] | None = None, wait: float = 1.0,
+    ) -> None:  # fmt: skip
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(f"--endpoint {url}: not an address", hint="write it as http://127.0.0.1:8000")
+        base = url.rstrip("/")
+        self.url = (base if base.endswith("/v1") else base + "/v1") + "/chat/completions"
+        self.model, self.params, self.stops, self.parallel = model, params, tuple(stops), parallel
+        self.on_finish, self.wait = on_finish, wait
+
+    def chunks(self, items: Sequence[Any], k: int) -> list[range]:
+        """All of them: nothing here depends on its neighbours."""
+        return [range(len(items))]
+
+    def ask(self, items: Sequence[Any], k: int) -> Iterator[tuple[int, Asked]]:
+        """The replies to `items`, each question as soon as it is complete."""
+        began = time.perf_counter()
+        with ThreadPoolExecutor(self.parallel) as pool:
+            waiting = {pool.submit(self._question, item, k): index for index, item in enumerate(items)}
+            last = began
+            try:
+                for future in as_completed(waiting):
+                    replies, prompt_tokens = future.result()
+                    now = time.perf_counter()
+                    yield waiting[future], Asked(replies, prompt_tokens, now - last)
+                    last = now
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _question(self, item: Any, k: int) -> tuple[list[Reply], int]:
+        answers = []
+        for j in range(k):
+            answers.append(self._completion(item, j))
+            if self.on_finish:
+                self.on_finish()
+        return [reply for reply, _ in answers], answers[0][1]
+
+    def _completion(self, item: Any, j: int) -> tuple[Reply, int]:
+        params = self.params
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": item.prompt}],
+            "max_tokens": params.max_new_tokens,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "seed": seed_for("eval", params.seed, item.key, item.language, j) % 2**31,
+        }
+        answer = self._post(body)
+        try:
+            choice, usage = answer["choices"][0], answer.get("usage") or {}
+            text, reason = spoken(choice["message"]), choice.get("finish_reason")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise EndpointError(
+                f"{self.url} answered something that is no chat completion: {json.dumps(answer)[:120]}",
+                hint="is this an OpenAI-compatible server?",
+            ) from None
+        text, stopped = cut_at_stop(text, self.stops)
+        tokens = int(usage.get("completion_tokens") or 0)
+        return Reply(text, tokens, reason == "length" and not stopped), int(usage.get("prompt_tokens") or 0)
+
+    def _post(self, body: dict[str, Any]) -> Any:
+        """The server's JSON. A busy or restarting server is asked again, four times, waiting longer each time."""
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get("OPENAI_API_KEY"):
+            headers["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
+        for attempt in range(RETRIES + 1):
+            try:
+                with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
+                    return json.loads(reply.read())
+            except urllib.error.HTTPError as error:
+                if (error.code != 429 and error.code < 500) or attempt == RETRIES:
+                    said = error.read().decode("utf-8", "replace")[:200]
+                    raise EndpointError(
+                        f"{self.url} refused with {error.code}: {said}", hint="check --served-model and its limits"
+                    ) from None
+            except json.JSONDecodeError:
+                raise EndpointError(
+                    f"{self.url} did not answer JSON", hint="is this an OpenAI-compatible server?"
+                ) from None
+            except OSError as error:
+                if attempt == RETRIES:
+                    why = getattr(error, "reason", error)
+                    raise EndpointError(
+                        f"{self.url} cannot be reached ({why})", hint="is the server running?"
+                    ) from None
+            time.sleep(self.wait * 2**attempt)
+        raise AssertionError("unreachable")
+
+
+def spoken(message: dict[str, Any]) -> str:
+    """Thought and answer as one text with tags."""
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    content = message.get("content") or ""
+    return f"{OPEN}{thought}{CLOSE if content else ''}{content}" if thought else content
