@@ -57,37 +57,38 @@ struct Typed : Decoder {
         }
     }
     void make_room() override {  // after the cache was opened
-        for (auto& o : owns) { o.score.open(1, 8 * pages.per_slot * BLOCK); o.blocks.resize(size_t(pages.per_slot)); }
+        for (auto& o : owns) { o.score.open(1, 8 * pages.per_slot * BLOCK); o.blocks.resize(size_t(pages.per_slot + 1)); }
     }
 
     C* rows_at(uint8_t* block, int64_t layer, int64_t group) const { return (C*)(block + (layer * z.groups + group) * group_bytes); }
-    void find_blocks(Own& o, int64_t slot, int64_t len, int64_t layer, int64_t group) {
-        for (int64_t b = 0; b * BLOCK < len; b++) o.blocks[b] = rows_at(pages.block(slot, b), layer, group);
+    void find_blocks(Own& o, int64_t slot, int64_t len, int64_t layer, int64_t group, int64_t next_slot) {  // and what will be read next
+        int64_t b = 0;
+        for (; b * BLOCK < len; b++) o.blocks[b] = rows_at(pages.block(slot, b), layer, group);
+        o.blocks[b] = rows_at(pages.block(next_slot, 0), layer, group);
+    }
+    void expect(uint8_t* block, int64_t layer, int64_t group) const {  // will be written to soon: one word in every line
+        const uint8_t* rows = (const uint8_t*)rows_at(block, layer, group);
+        for (int64_t i = 0; i < group_bytes; i += 64) __builtin_prefetch(rows + i, 1);
     }
     template <class X>
     static auto into(Rows<X>& to, const float* bias) {
         return [&to, bias](int64_t m, int64_t p, const float* v, int64_t n) {
-            X* y = to[m] + p * 16;
-            for (int64_t i = 0; i < n * 16; i++) store(y, i, bias ? v[i] + bias[p * 16 + i] : v[i]);
+            for (int64_t i = p * 16; n > 0; n--, i += 16, v += 16) put16(to[m] + i, bias ? get16(v) + get16(bias + i) : get16(v));
         };
     }
     static auto gated(Rows<T>& to, const float* bias, int64_t first) {  // panels come as gate, up, gate, up, ...
         return [&to, bias, first](int64_t m, int64_t p, const float* v, int64_t n) {
             for (; n > 0; n -= 2, p += 2, v += 32) {
-                T* y = to[first + m] + p * 8;
-                const float* b = bias ? bias + p * 16 : nullptr;
-#pragma omp simd
-                for (int i = 0; i < 16; i++) {
-                    float g = b ? v[i] + b[i] : v[i], u = b ? v[16 + i] + b[16 + i] : v[16 + i];
-                    store(y, i, g * sigmoid(g) * u);
-                }
+                v16 gate = get16(v), up = get16(v + 16);
+                if (bias) { gate += get16(bias + p * 16); up += get16(bias + p * 16 + 16); }
+                put16(to[first + m] + p * 8, silu(gate) * up);
             }
         };
     }
     static auto added(Rows<float>& to, const float* bias) {
         return [&to, bias](int64_t m, int64_t p, const float* v, int64_t n) {
             float* y = to[m] + p * 16;
-            for (int64_t i = 0; i < n * 16; i++) y[i] += bias ? v[i] + bias[p * 16 + i] : v[i];
+            for (int64_t i = 0; i < n * 16; i += 16) put16(y + i, get16(y + i) + (bias ? get16(v + i) + get16(bias + p * 16 + i) : get16(v + i)));
         };
     }
     void norms(Work& w, Own& o, const float* weight, int64_t M) {
@@ -105,6 +106,7 @@ struct Typed : Decoder {
                 if (l.k_norm) norm(k, l.k_norm, N, r.eps, k);
                 rotate(k, c, s, N / 2);
                 C* rows = rows_at(pages.block(slots[m], at / BLOCK), layer, g);
+                if (m + 1 < M) expect(pages.block(slots[m + 1], places[m + 1] / BLOCK), layer, g);
                 for (int64_t i = 0; i < N; i++) { put(rows, i, at % BLOCK, k[i]); put(rows, value_first + i, at % BLOCK, v[i]); }
                 for (int64_t h = 0; h < group; h++) {
                     float* q = w.qkv[m] + (g * group + h) * N;
@@ -112,7 +114,7 @@ struct Typed : Decoder {
                     rotate(q, c, s, N / 2);
                     copy_row(q, N, o.query[0] + h * ldq);
                 }
-                find_blocks(o, slots[m], at + 1, layer, g);
+                find_blocks(o, slots[m], at + 1, layer, g, slots[std::min(m + 1, M - 1)]);
                 attend<C>((const unit*)o.query[0], ldq / Dot<C>::width, group, o.blocks.data(), at + 1, N, value_first, value_rows, float(r.scale), o.score[0], o.out[0], value_rows);
                 for (int64_t h = 0; h < group; h++) copy_row(o.out[0] + h * value_rows, N, w.o[m] + (g * group + h) * N);
             }
@@ -121,15 +123,16 @@ struct Typed : Decoder {
     void latent(Work& w, Own& o, Team& t, const Layer& l, int64_t layer, const int64_t* places, const int64_t* slots, int64_t M) {
         int64_t X = z.nope + z.rope, K = z.rank, R = z.rope, Kp = pad16(K), np = (z.nope + 1) / 2 * 2, ldq = (K + R + 1) / 2 * 2;
         int64_t h0 = t.from(z.heads, 1), h1 = t.to(z.heads, 1), kv = z.q_rank ? z.q_rank : z.heads * X;
-        if (t.rank == 0)
-            for (int64_t m = 0; m < M; m++) {
-                int64_t at = places[m];
-                float *c = w.qkv[m] + kv, *pe = c + K;
-                norm(c, l.k_norm, K, r.inner_eps, c);
-                rotate(pe, cos + at * (R / 2), sin + at * (R / 2), R / 2);
-                C* rows = rows_at(pages.block(slots[m], at / BLOCK), layer, 0);
-                for (int64_t i = 0; i < K + R; i++) put(rows, i, at % BLOCK, c[i]);
-            }
+        auto remember = [&](int64_t m) {
+            int64_t at = places[m];
+            float *c = w.qkv[m] + kv, *pe = c + K;
+            norm(c, l.k_norm, K, r.inner_eps, c);
+            rotate(pe, cos + at * (R / 2), sin + at * (R / 2), R / 2);
+            C* rows = rows_at(pages.block(slots[m], at / BLOCK), layer, 0);
+            for (int64_t i = 0; i < K + R; i++) put(rows, i, at % BLOCK, c[i]);
+        };
+        if (t.rank == 0 && t.size > 1)
+            for (int64_t m = 0; m < M; m++) remember(m);
         Rows<float>& q = z.q_rank ? w.q : w.qkv;
         for (int64_t m = 0; m < M; m++)
             for (int64_t h = h0; h < h1; h++) copy_row(q[m] + h * X, z.nope, w.nope[m] + h * np);
@@ -141,6 +144,8 @@ struct Typed : Decoder {
         t.sync();
         for (int64_t m = 0; m < M; m++) {
             int64_t at = places[m];
+            if (t.size == 1) remember(m);
+            if (m + 1 < M) expect(pages.block(slots[m + 1], places[m + 1] / BLOCK), layer, 0);
             for (int64_t h = h0; h < h1; h++) {
                 float* pe = q[m] + h * X + z.nope;
                 rotate(pe, cos + at * (R / 2), sin + at * (R / 2), R / 2);
@@ -148,7 +153,7 @@ struct Typed : Decoder {
                 copy_row(w.latent_q[m] + h * Kp, K, to);
                 copy_row(pe, R, to + K);
             }
-            find_blocks(o, slots[m], at + 1, layer, 0);
+            find_blocks(o, slots[m], at + 1, layer, 0, slots[std::min(m + 1, M - 1)]);
             attend<C>((const unit*)o.query[0], ldq / Dot<C>::width, h1 - h0, o.blocks.data(), at + 1, K + R, 0, Kp, float(r.scale), o.score[0], w.latent_o[m] + h0 * Kp, Kp);
             for (int64_t h = h0; h < h1; h++) copy_row(w.latent_o[m] + h * Kp, K, w.latent_t[m] + h * Kp);
         }
@@ -253,7 +258,7 @@ struct Typed : Decoder {
             multiply(w.expert_act[first], w.expert_act.ld, n, (const float*)l.expert_down + e * out_size, pad16(z.expert), t.from(D), t.to(D),
                      [&](int64_t m, int64_t p, const float* v, int64_t count) {
                          float *y = w.h[o.row_of[first + m]] + p * 16, s = o.weight_of[first + m];
-                         for (int64_t i = 0; i < count * 16; i++) y[i] += s * v[i];
+                         for (int64_t i = 0; i < count * 16; i += 16) put16(y + i, get16(y + i) + s * get16(v + i));
                      });
         }
         if (inner) multiply(w.act[0], w.act.ld, M, l.down, pad16(inner), t.from(D), t.to(D), added(w.h, l.down_bias));

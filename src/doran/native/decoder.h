@@ -59,20 +59,25 @@ static inline int64_t pad16(int64_t n) { return (n + 15) / 16 * 16; }
 
 static inline float norm_factor(const float* x, int64_t n, double eps) {
     float sum = 0.f;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
+    v16 sums = {};
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) sums += get16(x + i) * get16(x + i);
+    for (int j = 0; j < 16; j++) sum += sums[j];
+    for (; i < n; i++) sum += x[i] * x[i];
     return 1.f / std::sqrt(sum / float(n) + float(eps));
 }
 template <class X>
 static inline void norm(const float* x, const float* weight, int64_t n, double eps, X* y) {
     float r = norm_factor(x, n, eps);
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) store(y, i, x[i] * r * weight[i]);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) put16(y + i, get16(x + i) * r * get16(weight + i));
+    for (; i < n; i++) store(y, i, x[i] * r * weight[i]);
 }
 template <class X>
 static inline void copy_row(const float* x, int64_t n, X* y) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) store(y, i, x[i]);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) put16(y + i, get16(x + i));
+    for (; i < n; i++) store(y, i, x[i]);
 }
 static inline void rotate(float* x, const float* cos, const float* sin, int64_t half) {  // pairs are (first half, second half)
     for (int64_t i = 0; i < half; i++) {
@@ -81,4 +86,4 @@ static inline void rotate(float* x, const float* cos, const float* sin, int64_t 
         x[half + i] = b * cos[i] + a * sin[i];
     }
 }
-static inline float sigmoid(float x) { return 1.f / (1.f + fast_exp(-x)); }
+static inline v16 silu(v16 x) { return x / (1.f + exp16(-x)); }

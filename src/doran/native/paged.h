@@ -68,12 +68,16 @@ static inline void split_pairs(w16 x, w16 y, w16& lo, w16& hi) {  // words (x0 x
 #endif
 }
 
-// score[h][32 b ..] = q[h] . key, for HT heads and `count` blocks; q in units, keys from row 0
+// score[h][32 b ..] = q[h] . key, for HT heads and `count` blocks; q in units, keys from row 0. Blocks lie anywhere in memory, so the
+// one that follows (blocks[count] after the last) is asked for early.
 template <int HT>
 static void scores(const float* q, int64_t ldq, const float* const* blocks, int64_t count, int64_t width, float* score, int64_t lds) {
     for (int64_t b = 0; b < count; b++) {
         v16 acc[HT][2] = {};
+        const float* after = blocks[b + 1];
         for (int64_t k = 0; k < width; k++) {
+            __builtin_prefetch(after + k * BLOCK);
+            __builtin_prefetch(after + k * BLOCK + 16);
             v16 lo = *(const v16*)(blocks[b] + k * BLOCK), hi = *(const v16*)(blocks[b] + k * BLOCK + 16);
             for (int h = 0; h < HT; h++) { float a = q[h * ldq + k]; acc[h][0] += a * lo; acc[h][1] += a * hi; }
         }
@@ -85,8 +89,10 @@ template <int HT>
 static void scores(const uint32_t* q, int64_t ldq, const bf16* const* blocks, int64_t count, int64_t width, float* score, int64_t lds) {
     for (int64_t b = 0; b < count; b++) {
         v16 acc[HT][2] = {};
-        const w16* rows = (const w16*)blocks[b];
+        const w16 *rows = (const w16*)blocks[b], *after = (const w16*)blocks[b + 1];
         for (int64_t k = 0; k < units<bf16>(width); k++) {
+            __builtin_prefetch(after + 2 * k);
+            __builtin_prefetch(after + 2 * k + 1);
             w16 lo, hi;
             split_pairs(rows[2 * k], rows[2 * k + 1], lo, hi);
             for (int h = 0; h < HT; h++) {
@@ -103,27 +109,25 @@ static void scores(const uint32_t* q, int64_t ldq, const bf16* const* blocks, in
 // Scores to weights exp(scale * (s - top)) in place, in the cache's number type; returns their sum. Beyond `len`: zeros.
 static inline float weigh(float* s, int64_t len, float scale, bool as_bf16) {
     int64_t full = (len + BLOCK - 1) / BLOCK * BLOCK;
-    float top = s[0], sum = 0.f;
-#pragma omp simd reduction(max : top)
-    for (int64_t j = 0; j < len; j++) top = std::max(top, s[j]);
     for (int64_t j = len; j < full; j++) s[j] = -INFINITY;
-    if (!as_bf16) {
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < full; j++) { float e = s[j] == -INFINITY ? 0.f : fast_exp((s[j] - top) * scale); s[j] = e; sum += e; }
-        return sum;
+    v16 tops = get16(s), sums = {};
+    for (int64_t j = 16; j < full; j += 16) tops = get16(s + j) > tops ? get16(s + j) : tops;
+    float top = tops[0], sum = 0.f;
+    for (int i = 1; i < 16; i++) top = std::max(top, tops[i]);
+    for (int64_t b = 0; b < full; b += BLOCK) {
+        v16 lo = exp16((get16(s + b) - top) * scale), hi = exp16((get16(s + b + 16) - top) * scale);
+        if (as_bf16) {  // rounded first and summed as rounded: the weights then add to one
+            w16 low = round16(lo) >> 16, high = round16(hi) & 0xffff0000u;
+            *(w16*)(s + b / 2) = low | high;
+            lo = (v16)(low << 16);
+            hi = (v16)high;
+        } else {
+            put16(s + b, lo);
+            put16(s + b + 16, hi);
+        }
+        sums += lo + hi;
     }
-    for (int64_t b = 0; b < full; b += BLOCK) {  // rounded first and summed as rounded: the weights then add to one
-        uint32_t* out = (uint32_t*)(s + b / 2);
-        float e[BLOCK];
-#pragma omp simd
-        for (int j = 0; j < BLOCK; j++) e[j] = s[b + j] == -INFINITY ? 0.f : fast_exp((s[b + j] - top) * scale);
-        uint32_t r[BLOCK];
-#pragma omp simd
-        for (int j = 0; j < BLOCK; j++) { uint32_t u; std::memcpy(&u, &e[j], 4); r[j] = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16; }
-#pragma omp simd reduction(+ : sum)
-        for (int j = 0; j < BLOCK; j++) { uint32_t u = r[j] << 16; float f; std::memcpy(&f, &u, 4); sum += f; }
-        for (int j = 0; j < 16; j++) out[j] = r[j] | r[j + 16] << 16;
-    }
+    for (int i = 0; i < 16; i++) sum += sums[i];
     return sum;
 }
 
@@ -162,7 +166,7 @@ static void attend_heads(const typename Dot<C>::unit* q, int64_t ldq, const C* c
     for (int h = 0; h < HT; h++) inv[h] = 1.f / weigh(score + h * lds, len, scale, sizeof(C) == 2);
     mix<C, HT>(score, lds, blocks, count, first, width, o, ldo);
     for (int h = 0; h < HT; h++)
-        for (int64_t c = 0; c < width; c++) o[h * ldo + c] *= inv[h];
+        for (int64_t c = 0; c < width; c += 16) put16(o + h * ldo + c, get16(o + h * ldo + c) * inv[h]);
 }
 template <class C>
 static void attend(const typename Dot<C>::unit* q, int64_t ldq, int64_t heads, const C* const* blocks, int64_t len, int64_t key_width, int64_t first,

@@ -30,6 +30,30 @@ template <> struct Dot<bf16> {
 };
 template <class T> static inline int64_t units(int64_t n) { return (n + Dot<T>::width - 1) / Dot<T>::width; }
 
+static inline v16 get16(const float* x) { return *(const v16*)x; }
+static inline v16 get16(const bf16* x) {
+    typedef bf16 h16 __attribute__((vector_size(32), aligned(2), may_alias));
+    return (v16)(__builtin_convertvector(*(const h16*)x, w16) << 16);
+}
+static inline w16 round16(v16 x) { return (w16)x + 0x7fffu + (((w16)x >> 16) & 1u); }  // bf16 in the upper halves, to nearest even
+static inline void put16(float* y, v16 x) { *(v16*)y = x; }
+static inline void put16(bf16* y, v16 x) {
+    typedef bf16 h16 __attribute__((vector_size(32), aligned(2), may_alias));
+    *(h16*)y = __builtin_convertvector(round16(x) >> 16, h16);
+}
+static inline v16 exp16(v16 x) {  // fast_exp, but 0 below -87
+    v16 low = x < -87.f ? v16{} - 87.f : x, y = low > 88.f ? v16{} + 88.f : low, shifted = y * 1.44269504088896f + 12582912.f;
+    v16 n = shifted - 12582912.f, r = y - n * 0.693359375f + n * 2.12194440e-4f, p = v16{} + 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.f;
+    p *= (v16)(((w16)shifted << 23) + 0x3f800000u);
+    return x < -87.f ? v16{} : p;
+}
+
 // out[m][16 p ..] = sum_k a[m][k] * b[p][k][16] for M rows and P panels of 16 columns
 template <class T, int M, int P>
 static void tile(const typename Dot<T>::unit* a, int64_t lda, const float* b, int64_t ku, float* out) {
