@@ -42,6 +42,8 @@ def open_model(path: Path, dtype: str = "float32", need_tokenizer: bool = True) 
     """Load the folder at `path`. UsageError: the dtype; ArtifactError: the files; OutOfMemory: before loading."""
     if dtype not in DTYPES:
         raise UsageError(f"--dtype: unknown type {dtype!r}", hint=suggest(dtype, DTYPES))
+    if path.suffix == ".gguf" and path.is_file():
+        return _open_gguf(path, dtype, need_tokenizer)
     folder = model_folder(path)
     check_memory(folder, dtype)
     import torch
@@ -53,6 +55,21 @@ def open_model(path: Path, dtype: str = "float32", need_tokenizer: bool = True) 
     tokenizer = Tokenizer.load(folder) if need_tokenizer or has_tokenizer else None
     model = load_model(folder, dtype=getattr(torch, dtype))
     return Opened(model, tokenizer, tokenizer.stop_ids if tokenizer else declared_stop_ids(folder))
+
+
+def _open_gguf(path: Path, dtype: str, need_tokenizer: bool) -> Opened:
+    """A GGUF file: weights and tokenizer in one."""
+    import torch
+
+    from doran.formats.gguf import GGUFFile
+    from doran.models.weights import load_model
+    from doran.text.gguf import from_metadata
+
+    metadata = GGUFFile(path).metadata
+    found = need_tokenizer or "tokenizer.ggml.tokens" in metadata
+    tokenizer = from_metadata(metadata, str(path)) if found else None
+    ends = tokenizer.stop_ids if tokenizer else ()
+    return Opened(load_model(path, dtype=getattr(torch, dtype)), tokenizer, ends)
 
 
 def check_memory(folder: Path, dtype: str) -> None:

@@ -27,6 +27,8 @@ VERBS = (
     Verb("generate", "Use a model", "continue one prompt; --json for scripts"),
     Verb("eval", "Use a model", "measure a model on a task, with confidence intervals"),
     Verb("card", "Use a model", "write its model card from evaluations and receipts"),
+    Verb("quantize", "Use a model", "make it smaller and faster: 8 or 4 bits a weight, damage measured"),
+    Verb("export", "Use a model", "write it as a Hugging Face folder, GGUF or PEFT, checked by replay"),
     Verb("sft", "Train a model you have", "supervised fine-tuning on prompts and answers"),
     Verb("rl", "Train a model you have", "reinforcement learning (GRPO) on a task with a checkable answer"),
     Verb("distill", "Train a model you have", "teach a small model with a large one's checked answers"),
