@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,3 +76,9 @@ def run_server(service: Service, keys: dict[str, str] | None = None) -> Iterator
 def running(tokenizer: Tokenizer) -> Iterator[Running]:
     pytest.importorskip("fastapi")
     yield from run_server(tiny_service(tokenizer, price_input=1.0, price_output=2.0))
+
+
+@pytest.fixture(scope="session")
+def serving(tokenizer: Tokenizer) -> SimpleNamespace:
+    """For tests that need a server of their own: `service(**settings)`, `run(service, keys)`, `slots`."""
+    return SimpleNamespace(service=lambda **given: tiny_service(tokenizer, **given), run=run_server, slots=SLOTS)

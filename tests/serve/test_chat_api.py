@@ -182,7 +182,7 @@ def test_the_vote_returns_one_reply_and_says_how_it_went(client: Any) -> None:
         ({"service_tier": "flex"}, "service_tier"), ({"store": True}, "store"), ({"verbosity": "low"}, "verbosity"),
         ({"thinking_token_budget": 24}, "thinking_token_budget"), ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no"}}}}, "schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "?"}}}}, "schema"),
         ({"stop": ""}, None), ({"max_cost": 1e-9}, "max_cost"),
     ],
 )  # fmt: skip

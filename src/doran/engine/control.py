@@ -115,17 +115,17 @@ class StopStrings:
         if not all(strings):
             raise UsageError("a stop string is empty", hint="leave it out")
         self._strings, self._held = tuple(strings), ""
-        self.found = False
+        self.found: str | None = None
 
     def feed(self, piece: str) -> tuple[str, bool]:
         """(certain text, found)."""
         if not self._strings:
             return piece, False
         text = self._held + piece
-        found = min((at for s in self._strings if (at := text.find(s)) >= 0), default=-1)
-        if found >= 0:
-            self._held, self.found = "", True
-            return text[:found], True
+        first = min(((at, s) for s in self._strings if (at := text.find(s)) >= 0), default=None)
+        if first:
+            self._held, self.found = "", first[1]
+            return text[: first[0]], True
         keep = max(next(n for n in range(len(s) - 1, -1, -1) if text.endswith(s[:n])) for s in self._strings)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False

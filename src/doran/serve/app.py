@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 import doran
-from doran.serve import chat_api, completions_api, errors, plain_api
+from doran.serve import chat_api, completions_api, errors, messages_api, plain_api, responses_api
 from doran.serve.generation import Service
 from doran.serve.security import Gate
 
@@ -34,10 +34,11 @@ def create_app(service: Service, keys: dict[str, str] | None = None) -> ASGIApp:
         version=doran.__version__,
         description="Reasoning models over OpenAI's and Anthropic's APIs. A field is honoured or refused.",
         lifespan=lifespan,
+        dependencies=[Depends(errors.real_text)],
         responses={400: {"description": "refused: the message names the field"}, 429: {"description": "queue full"}},
     )
     errors.install(app)
-    for module in (chat_api, completions_api, plain_api):
+    for module in (chat_api, completions_api, responses_api, messages_api, plain_api):
         app.include_router(module.router(service))
     if (WEB / "index.html").exists():
         app.mount("/", StaticFiles(directory=WEB, html=True), name="web")

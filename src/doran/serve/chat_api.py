@@ -221,8 +221,8 @@ def usage_of(service: Service, prompt: int, tokens: int, reasoning: int) -> dict
 def ending(done: Done) -> dict[str, Any]:
     """finish_reason, and in doran's own field what it does not say."""
     out: dict[str, Any] = {"finish_reason": FINISH[done.ending]}
-    if done.ending in ("loop", "seconds"):
-        out["stop_reason"] = done.ending
+    if done.stop_string is not None or done.ending in ("loop", "seconds"):
+        out["stop_reason"] = done.stop_string or done.ending
     if done.closed_by:
         out["thought_closed_by"] = done.closed_by
     return out

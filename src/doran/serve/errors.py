@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -57,6 +58,19 @@ def answer(error: BaseException, path: str) -> JSONResponse:
 def clean(text: str) -> str:
     """Text that can be sent as UTF-8, whatever a client put into it."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+async def real_text(request: Request) -> None:
+    """400 for half characters (a lone surrogate in an escape), which no tokenizer can read."""
+    body = await request.body()
+    if b"\\u" not in body:
+        return
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ApiError(400, "the body has half a character: a surrogate without its pair") from None
+    except (ValueError, RecursionError):
+        raise ApiError(400, "the body is not JSON") from None
 
 
 def in_words(error: RequestValidationError) -> ApiError:

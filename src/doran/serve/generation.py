@@ -48,8 +48,8 @@ class Done(NamedTuple):
     reasoning_tokens: int
     closed_by: str | None = None
     error: Exception | None = None
-    token_ids: tuple[int, ...] = ()
     mean_logprob: float = 0.0
+    stop_string: str | None = None
 
 
 class Service:
@@ -161,8 +161,8 @@ class Generation:
             reply.reasoning_tokens,
             reply.closed_by,
             ended.error,
-            tuple(reply.tokens),
             self._logprobs[choice] / max(1, len(reply.tokens)),
+            reply.stop_string,
         )
         self._service.metrics.finished(self, done)
         return done

@@ -250,6 +250,11 @@ class Reply:
         in_answer = not self._inside and limits.loop_guard and len(self.tokens) % EVERY == 0
         return "loop" if in_answer and find_loop(self.tokens, repeats=12, least=256) else None
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the reply."""
+        return self._stops.found
+
     def finish(self, ending: Ending) -> None:
         """The reply is over: send what was held back. Once; later calls do nothing."""
         if self.ending is not None:
@@ -264,7 +269,7 @@ class Reply:
             parts = [*self._splitter.feed(tail), *self._splitter.close()]
         else:
             parts = [("answer", tail)]
-        stopped = ending == "stop" and self._stops.found
+        stopped = self._stops.found is not None
         for kind, text in parts:
             if kind == "reasoning":
                 self._emit(Piece("reasoning", text))

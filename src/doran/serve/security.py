@@ -79,15 +79,21 @@ class Gate:
             await self.app(scope, receive, send)
             return
         started, status, caller = time.perf_counter(), [0], ""
+        body = _Body(receive, self.service.settings.max_body_bytes)
 
         async def noting(message: Message) -> None:
+            if body.too_large and status[0] == 0:
+                return  # the application calls it a bad request; the true answer comes below
             if message["type"] == "http.response.start":
                 status[0] = message["status"]
             await send(message)
 
         try:
             caller = self._check(scope)
-            await self.app(scope, self._counted(scope, receive), noting)
+            await self.app(scope, body, noting)
+            if body.too_large and status[0] == 0:
+                body.too_large = False
+                raise self._too_large()
         except ApiError as error:
             if status[0] == 0:
                 await answer(error, scope["path"])(scope, receive, noting)
@@ -133,21 +139,24 @@ class Gate:
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the body is larger than {self.service.settings.max_body_bytes} bytes")
 
-    def _counted(self, scope: Scope, receive: Receive) -> Receive:
-        total = 0
-
-        async def counted() -> Message:
-            nonlocal total
-            message = await receive()
-            total += len(message.get("body", b""))
-            if total > self.service.settings.max_body_bytes:
-                raise self._too_large()
-            return message
-
-        return counted
-
     def _note(self, scope: Scope, status: int, caller: str, seconds: float) -> None:
         path = scope["path"] if getattr(scope.get("route"), "path", None) else "other"
         self.service.metrics.requests.labels(path, str(status)).inc()
         line = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": round(seconds, 4)}
         log.info(json.dumps({**line, "key": caller} if caller else line))
+
+
+class _Body:
+    """A request's body, counted while it comes."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive, self._left, self.too_large = receive, limit, False
+
+    async def __call__(self) -> Message:
+        """ASGI's receive. ValueError where there is more than may be."""
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            self.too_large = True
+            raise ValueError("too large")
+        return message
