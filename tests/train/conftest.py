@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from doran.data.packing import Pack
 from doran.models.decoder import Decoder
 from doran.models.families import build
 from doran.train.batch import pack
+
+sys.path.insert(0, str(Path(__file__).parent))  # grpo_kit.py: with importlib mode the folder is not on the path
 
 
 @pytest.fixture

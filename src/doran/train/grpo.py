@@ -228,7 +228,8 @@ class Watchman:
 def rollout_metrics(rollout: Rollout) -> Metrics:
     """What the rollout alone says, under TRL's names; over all completions sampled, dropped groups included."""
     lengths = [x.length for x in rollout.samples]
-    parts = {name: [x.rewards[name] for x in rollout.samples] for name in rollout.samples[0].rewards}
+    names = dict.fromkeys(name for x in rollout.samples for name in x.rewards)
+    parts = {name: [x.rewards[name] for x in rollout.samples if name in x.rewards] for name in names}
     return {
         "reward": float(rollout.rewards_PG.mean()),
         "reward_std": float(rollout.rewards_PG.std(1).mean()),
