@@ -3,6 +3,9 @@
 // norms, softmax and router are fp32; T is the number type of weights and of what they multiply, C that of the cache. A row's result
 // depends on its own past only, bit for bit, not on its neighbours or on threads.
 #include <omp.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "decoder.h"
 
@@ -21,14 +24,15 @@ template <class T, class C>
 struct Typed : Decoder {
     using unit = typename Dot<C>::unit;
     struct Work {  // of one set of rows; a team shares it
-        Rows<float> h, qkv, q, latent_q, latent_o, logits;
+        Rows<float> h, qkv, q, logits;
         Rows<T> low, nope, latent_t, o, act, expert_act;
+        Rows<C> query;
     };
     struct Own {  // of one thread
         Rows<T> x, picked;
-        Rows<float> wide, routed, biased, score, out;
+        Rows<float> wide, routed, biased, score;
         Rows<C> query;
-        std::vector<const C*> blocks;
+        std::vector<const C*> blocks, next_blocks;
         std::vector<int64_t> chosen, kept, row_of, begin, next;
         std::vector<float> chosen_weight, weight_of, w;
         std::vector<int32_t> ids;
@@ -43,8 +47,8 @@ struct Typed : Decoder {
         for (auto& w : works) {
             w.h.open(M, z.hidden); w.qkv.open(M, wide + z.q_rank + z.rank + z.rope); w.o.open(M, heads * z.value); w.logits.open(M, z.vocab);
             if (z.mla) {
-                w.q.open(M, wide); w.low.open(M, z.q_rank); w.nope.open(M, heads * (z.nope + 1)); w.latent_q.open(M, heads * pad16(z.rank));
-                w.latent_o.open(M, heads * pad16(z.rank)); w.latent_t.open(M, heads * pad16(z.rank));
+                w.q.open(M, wide); w.low.open(M, z.q_rank); w.nope.open(M, heads * (z.nope + 1)); w.query.open(M, heads * (key_rows + 2) + 16);
+                w.latent_t.open(M, heads * pad16(z.rank));
             }
             w.act.open(M, std::max(z.dense, z.shared)); w.expert_act.open(z.experts ? M * z.top_k : 0, z.expert);
         }
@@ -53,22 +57,20 @@ struct Typed : Decoder {
             o.wide.open(z.experts ? M : 0, z.hidden); o.biased.open(2, z.experts); o.kept.resize(size_t(z.n_group));
             o.chosen.resize(size_t(M * z.top_k)); o.chosen_weight.resize(size_t(M * z.top_k)); o.row_of.resize(size_t(M * z.top_k));
             o.weight_of.resize(size_t(M * z.top_k)); o.begin.resize(size_t(z.experts + 1)); o.next.resize(size_t(z.experts + 1));
-            o.out.open(1, heads * value_rows); o.w.resize(size_t(z.vocab)); o.pieces.resize(size_t(z.vocab / PIECE + 1));
+            o.w.resize(size_t(z.vocab)); o.pieces.resize(size_t(z.vocab / PIECE + 1));
         }
     }
     void make_room() override {  // after the cache was opened
-        for (auto& o : owns) { o.score.open(1, 8 * pages.per_slot * BLOCK); o.blocks.resize(size_t(pages.per_slot + 1)); }
+        for (auto& o : owns) { o.score.open(1, 8 * pages.per_slot * BLOCK); o.blocks.resize(size_t(pages.per_slot)); o.next_blocks.resize(size_t(pages.per_slot)); }
     }
 
     C* rows_at(uint8_t* block, int64_t layer, int64_t group) const { return (C*)(block + (layer * z.groups + group) * group_bytes); }
-    void find_blocks(Own& o, int64_t slot, int64_t len, int64_t layer, int64_t group, int64_t next_slot) {  // and what will be read next
-        int64_t b = 0;
-        for (; b * BLOCK < len; b++) o.blocks[b] = rows_at(pages.block(slot, b), layer, group);
-        o.blocks[b] = rows_at(pages.block(next_slot, 0), layer, group);
-    }
-    void expect(uint8_t* block, int64_t layer, int64_t group) const {  // will be written to soon: one word in every line
-        const uint8_t* rows = (const uint8_t*)rows_at(block, layer, group);
-        for (int64_t i = 0; i < group_bytes; i += 64) __builtin_prefetch(rows + i, 1);
+    // This row's blocks into o.blocks, and the next reader's into o.next_blocks, to be asked for meanwhile.
+    Ahead<C> find_blocks(Own& o, int64_t slot, int64_t len, int64_t layer, int64_t group, int64_t next_slot, int64_t next_len, int64_t next_group) {
+        for (int64_t b = 0; b * BLOCK < len; b++) o.blocks[b] = rows_at(pages.block(slot, b), layer, group);
+        int64_t count = 0;
+        for (; count * BLOCK < next_len; count++) o.next_blocks[count] = rows_at(pages.block(next_slot, count), layer, next_group);
+        return {o.next_blocks.data(), count, 0, group_bytes / 64};
     }
     template <class X>
     static auto into(Rows<X>& to, const float* bias) {
@@ -106,7 +108,6 @@ struct Typed : Decoder {
                 if (l.k_norm) norm(k, l.k_norm, N, r.eps, k);
                 rotate(k, c, s, N / 2);
                 C* rows = rows_at(pages.block(slots[m], at / BLOCK), layer, g);
-                if (m + 1 < M) expect(pages.block(slots[m + 1], places[m + 1] / BLOCK), layer, g);
                 for (int64_t i = 0; i < N; i++) { put(rows, i, at % BLOCK, k[i]); put(rows, value_first + i, at % BLOCK, v[i]); }
                 for (int64_t h = 0; h < group; h++) {
                     float* q = w.qkv[m] + (g * group + h) * N;
@@ -114,9 +115,11 @@ struct Typed : Decoder {
                     rotate(q, c, s, N / 2);
                     copy_row(q, N, o.query[0] + h * ldq);
                 }
-                find_blocks(o, slots[m], at + 1, layer, g, slots[std::min(m + 1, M - 1)]);
-                attend<C>((const unit*)o.query[0], ldq / Dot<C>::width, group, o.blocks.data(), at + 1, N, value_first, value_rows, float(r.scale), o.score[0], o.out[0], value_rows);
-                for (int64_t h = 0; h < group; h++) copy_row(o.out[0] + h * value_rows, N, w.o[m] + (g * group + h) * N);
+                bool last = g + 1 == t.to(z.groups, 1);
+                int64_t then = last ? std::min(m + 1, M - 1) : m;
+                auto ahead = find_blocks(o, slots[m], at + 1, layer, g, slots[then], then == m && last ? 0 : places[then] + 1, last ? t.from(z.groups, 1) : g + 1);
+                attend<C>((const unit*)o.query[0], ldq / Dot<C>::width, group, o.blocks.data(), at + 1, N, value_first, N, float(r.scale), o.score[0],
+                          w.o[m] + g * group * N, N, ahead);
             }
         }
     }
@@ -139,23 +142,22 @@ struct Typed : Decoder {
         const int64_t absorbed = units<T>(z.nope) * Kp, raised = units<T>(K) * pad16(z.value);
         for (int64_t h = h0; h < h1; h++)
             multiply(w.nope[0] + h * np, w.nope.ld, M, (const float*)l.absorb + h * absorbed, z.nope, 0, Kp / 16, [&](int64_t m, int64_t p, const float* v, int64_t n) {
-                std::memcpy(w.latent_q[m] + h * Kp + p * 16, v, size_t(n) * 64);
+                for (int64_t i = 0; i < n * 16; i += 16) put16(w.query[m] + h * ldq + p * 16 + i, get16(v + i));  // beyond K: overwritten below
             });
         t.sync();
         for (int64_t m = 0; m < M; m++) {
             int64_t at = places[m];
             if (t.size == 1) remember(m);
-            if (m + 1 < M) expect(pages.block(slots[m + 1], places[m + 1] / BLOCK), layer, 0);
             for (int64_t h = h0; h < h1; h++) {
                 float* pe = q[m] + h * X + z.nope;
                 rotate(pe, cos + at * (R / 2), sin + at * (R / 2), R / 2);
-                C* to = o.query[0] + (h - h0) * ldq;
-                copy_row(w.latent_q[m] + h * Kp, K, to);
-                copy_row(pe, R, to + K);
+                copy_row(pe, R, w.query[m] + h * ldq + K);
+                if (ldq > K + R) w.query[m][h * ldq + K + R] = 0;
             }
-            find_blocks(o, slots[m], at + 1, layer, 0, slots[std::min(m + 1, M - 1)]);
-            attend<C>((const unit*)o.query[0], ldq / Dot<C>::width, h1 - h0, o.blocks.data(), at + 1, K + R, 0, Kp, float(r.scale), o.score[0], w.latent_o[m] + h0 * Kp, Kp);
-            for (int64_t h = h0; h < h1; h++) copy_row(w.latent_o[m] + h * Kp, K, w.latent_t[m] + h * Kp);
+            bool last = m + 1 == M;
+            auto ahead = find_blocks(o, slots[m], at + 1, layer, 0, slots[last ? m : m + 1], last ? 0 : places[m + 1] + 1, 0);
+            attend<C>((const unit*)(w.query[m] + h0 * ldq), ldq / Dot<C>::width, h1 - h0, o.blocks.data(), at + 1, K + R, 0, K, float(r.scale), o.score[0],
+                      w.latent_t[m] + h0 * Kp, Kp, ahead);
         }
         for (int64_t h = h0; h < h1; h++)
             multiply(w.latent_t[0] + h * Kp, w.latent_t.ld, M, (const float*)l.value_up + h * raised, K, 0, pad16(z.value) / 16, [&](int64_t m, int64_t p, const float* v, int64_t n) {
@@ -366,6 +368,11 @@ int64_t decoder_block_bytes(Decoder* d) { return d->z.layers * d->z.groups * d->
 void decoder_rope(Decoder* d, const float* cos, const float* sin) { d->cos = cos; d->sin = sin; }
 void decoder_cache(Decoder* d, uint8_t* arena, int64_t blocks, int64_t slots, int64_t per_slot) {
     d->pages.open(arena, decoder_block_bytes(d), blocks, slots, per_slot);
+#if defined(MADV_HUGEPAGE)  // blocks are read all over the arena: with small pages half the time goes into looking up addresses
+    uint8_t* whole = (uint8_t*)((uintptr_t(arena) + 4095) / 4096 * 4096);
+    int64_t size = arena + blocks * d->pages.block_bytes - whole;
+    if (size > 4096) madvise(whole, size_t(size), MADV_HUGEPAGE);
+#endif
     d->make_room();
 }
 void decoder_release(Decoder* d, int64_t first, int64_t last) { for (int64_t s = first; s < last; s++) d->pages.release(s); }

@@ -68,41 +68,52 @@ static inline void split_pairs(w16 x, w16 y, w16& lo, w16& hi) {  // words (x0 x
 #endif
 }
 
-// score[h][32 b ..] = q[h] . key, for HT heads and `count` blocks; q in units, keys from row 0. Blocks lie anywhere in memory, so the
-// one that follows (blocks[count] after the last) is asked for early.
+// Blocks lie anywhere in memory. While one row is worked on, the blocks of the next are asked for, a line at a time, so that memory
+// and arithmetic keep each other company.
+template <class C> struct Ahead {
+    const C* const* blocks = nullptr;
+    int64_t left = 0, line = 0, lines = 0;
+    inline void one() {
+        if (left == 0) return;
+        __builtin_prefetch((const char*)*blocks + line * 64, 0, 2);
+        if (++line == lines) { line = 0; left--; blocks++; }
+    }
+    void rest() { while (left) one(); }
+};
+
+// score[h][32 b ..] = q[h] . key, for HT heads and `count` blocks; q in units, keys from row 0
 template <int HT>
-static void scores(const float* q, int64_t ldq, const float* const* blocks, int64_t count, int64_t width, float* score, int64_t lds) {
+static void scores(const float* q, int64_t ldq, const float* const* blocks, int64_t count, int64_t width, float* score, int64_t lds, Ahead<float>& ahead) {
     for (int64_t b = 0; b < count; b++) {
         v16 acc[HT][2] = {};
-        const float* after = blocks[b + 1];
         for (int64_t k = 0; k < width; k++) {
-            __builtin_prefetch(after + k * BLOCK);
-            __builtin_prefetch(after + k * BLOCK + 16);
             v16 lo = *(const v16*)(blocks[b] + k * BLOCK), hi = *(const v16*)(blocks[b] + k * BLOCK + 16);
+            ahead.one();
+#pragma GCC unroll 8
             for (int h = 0; h < HT; h++) { float a = q[h * ldq + k]; acc[h][0] += a * lo; acc[h][1] += a * hi; }
         }
-        for (int h = 0; h < HT; h++)
-            for (int i = 0; i < 2; i++) *(v16*)(score + h * lds + b * BLOCK + 16 * i) = acc[h][i];
+#pragma GCC unroll 8
+        for (int h = 0; h < HT; h++) { put16(score + h * lds + b * BLOCK, acc[h][0]); put16(score + h * lds + b * BLOCK + 16, acc[h][1]); }
     }
 }
 template <int HT>
-static void scores(const uint32_t* q, int64_t ldq, const bf16* const* blocks, int64_t count, int64_t width, float* score, int64_t lds) {
+static void scores(const uint32_t* q, int64_t ldq, const bf16* const* blocks, int64_t count, int64_t width, float* score, int64_t lds, Ahead<bf16>& ahead) {
     for (int64_t b = 0; b < count; b++) {
         v16 acc[HT][2] = {};
-        const w16 *rows = (const w16*)blocks[b], *after = (const w16*)blocks[b + 1];
+        const w16* rows = (const w16*)blocks[b];
         for (int64_t k = 0; k < units<bf16>(width); k++) {
-            __builtin_prefetch(after + 2 * k);
-            __builtin_prefetch(after + 2 * k + 1);
             w16 lo, hi;
             split_pairs(rows[2 * k], rows[2 * k + 1], lo, hi);
+            ahead.one();
+#pragma GCC unroll 8
             for (int h = 0; h < HT; h++) {
                 w16 a = w16{} + q[h * ldq + k];
                 acc[h][0] = dot_pairs(acc[h][0], a, lo);
                 acc[h][1] = dot_pairs(acc[h][1], a, hi);
             }
         }
-        for (int h = 0; h < HT; h++)
-            for (int i = 0; i < 2; i++) *(v16*)(score + h * lds + b * BLOCK + 16 * i) = acc[h][i];
+#pragma GCC unroll 8
+        for (int h = 0; h < HT; h++) { put16(score + h * lds + b * BLOCK, acc[h][0]); put16(score + h * lds + b * BLOCK + 16, acc[h][1]); }
     }
 }
 
@@ -137,46 +148,59 @@ static inline v16 mix_in(v16 acc, const float* weights, const float* row) {
 }
 static inline v16 mix_in(v16 acc, const float* weights, const bf16* row) { return dot_pairs(acc, *(const w16*)weights, *(const w16*)row); }
 
-// o[h][c] = sum over tokens of weight[h] * value row c, for HT heads and `width` (a multiple of 16) value rows from `first`
-template <class C, int HT>
-static void mix(const float* weights, int64_t lds, const C* const* blocks, int64_t count, int64_t first, int64_t width, float* o, int64_t ldo) {
+// o[h][c] = inv[h] * sum over tokens of weight[h] * value row c, for HT heads and the value rows first .. first + width (a multiple of
+// 16 is there); o is written in the number type of what it will be multiplied with.
+template <class C, int HT, class T>
+static void mix(const float* weights, int64_t lds, const C* const* blocks, int64_t count, int64_t first, int64_t width, const float* inv, T* o, int64_t ldo,
+                Ahead<C>& ahead) {
     constexpr int CT = 16 / HT;
     constexpr int64_t step = sizeof(C) == 4 ? BLOCK : BLOCK / 2;  // floats that a block's weights take
-    for (int64_t c = 0; c < width; c += CT) {
-        v16 acc[16] = {};
-        for (int64_t b = 0; b < count; b++) {
-            const C* row = blocks[b] + (first + c) * BLOCK;
-            for (int i = 0; i < CT; i++)
-                for (int h = 0; h < HT; h++) acc[h * CT + i] = mix_in(acc[h * CT + i], weights + h * lds + b * step, row + i * BLOCK);
+    for (int64_t c = 0; c < width; c += 16) {
+        alignas(64) float sums[HT][16];
+        for (int64_t d = 0; d < 16; d += CT) {
+            v16 acc[16] = {};
+            for (int64_t b = 0; b < count; b++) {
+                const C* row = blocks[b] + (first + c + d) * BLOCK;
+                ahead.one();
+#pragma GCC unroll 16
+                for (int i = 0; i < CT; i++)
+#pragma GCC unroll 16
+                    for (int h = 0; h < HT; h++) acc[h * CT + i] = mix_in(acc[h * CT + i], weights + h * lds + b * step, row + i * BLOCK);
+            }
+            alignas(64) float lane[16];
+            put16(lane, sum_lanes(acc));
+#pragma GCC unroll 16
+            for (int h = 0; h < HT; h++) std::memcpy(&sums[h][d], lane + h * CT, CT * sizeof(float));
         }
-        float sums[16];
-        *(v16*)sums = sum_lanes(acc);
-        for (int h = 0; h < HT; h++)
-            for (int i = 0; i < CT; i++) o[h * ldo + c + i] = sums[h * CT + i];
+        int64_t n = std::min<int64_t>(16, width - c);
+        for (int h = 0; h < HT; h++) {
+            v16 y = get16(sums[h]) * inv[h];
+            if (n == 16) put16(o + h * ldo + c, y);
+            else for (int64_t i = 0; i < n; i++) store(o, h * ldo + c + i, y[i]);
+        }
     }
 }
 
-// One query token of HT heads against `len` cached tokens -> o[h][0 .. width)
-template <class C, int HT>
+// One query token of some heads against `len` cached tokens -> o[h][0 .. width)
+template <class C, int HT, class T>
 static void attend_heads(const typename Dot<C>::unit* q, int64_t ldq, const C* const* blocks, int64_t len, int64_t key_width, int64_t first, int64_t width,
-                         float scale, float* score, float* o, int64_t ldo) {
+                         float scale, float* score, T* o, int64_t ldo, Ahead<C>& ahead) {
     int64_t count = (len + BLOCK - 1) / BLOCK, lds = count * BLOCK;
-    scores<HT>(q, ldq, blocks, count, key_width, score, lds);
+    scores<HT>(q, ldq, blocks, count, key_width, score, lds, ahead);
     float inv[HT];
     for (int h = 0; h < HT; h++) inv[h] = 1.f / weigh(score + h * lds, len, scale, sizeof(C) == 2);
-    mix<C, HT>(score, lds, blocks, count, first, width, o, ldo);
-    for (int h = 0; h < HT; h++)
-        for (int64_t c = 0; c < width; c += 16) put16(o + h * ldo + c, get16(o + h * ldo + c) * inv[h]);
+    mix<C, HT>(score, lds, blocks, count, first, width, inv, o, ldo, ahead);
 }
-template <class C>
+template <class C, class T>
 static void attend(const typename Dot<C>::unit* q, int64_t ldq, int64_t heads, const C* const* blocks, int64_t len, int64_t key_width, int64_t first,
-                   int64_t width, float scale, float* score, float* o, int64_t ldo) {
+                   int64_t width, float scale, float* score, T* o, int64_t ldo, Ahead<C> ahead) {
     for (int64_t h = 0; h < heads;) {
         const auto* qh = q + h * ldq;
-        float* oh = o + h * ldo;
-        if (heads - h >= 8) { attend_heads<C, 8>(qh, ldq, blocks, len, key_width, first, width, scale, score, oh, ldo); h += 8; }
-        else if (heads - h >= 4) { attend_heads<C, 4>(qh, ldq, blocks, len, key_width, first, width, scale, score, oh, ldo); h += 4; }
-        else if (heads - h >= 2) { attend_heads<C, 2>(qh, ldq, blocks, len, key_width, first, width, scale, score, oh, ldo); h += 2; }
-        else { attend_heads<C, 1>(qh, ldq, blocks, len, key_width, first, width, scale, score, oh, ldo); h += 1; }
+        T* oh = o + h * ldo;
+        if (heads - h >= 8) { attend_heads<C, 8>(qh, ldq, blocks, len, key_width, first, width, scale, score, oh, ldo, ahead); h += 8; }
+        else if (heads - h >= 4) { attend_heads<C, 4>(qh, ldq, blocks, len, key_width, first, width, scale, score, oh, ldo, ahead); h += 4; }
+        else if (heads - h >= 2) { attend_heads<C, 2>(qh, ldq, blocks, len, key_width, first, width, scale, score, oh, ldo, ahead); h += 2; }
+        else { attend_heads<C, 1>(qh, ldq, blocks, len, key_width, first, width, scale, score, oh, ldo, ahead); h += 1; }
     }
+    ahead.rest();
 }

@@ -60,13 +60,18 @@ static void tile(const typename Dot<T>::unit* a, int64_t lda, const float* b, in
     v16 acc[M][P] = {};
     for (int64_t k = 0; k < ku; k++) {
         v16 bv[P];
+#pragma GCC unroll 8
         for (int p = 0; p < P; p++) bv[p] = *(const v16*)(b + (p * ku + k) * 16);
+#pragma GCC unroll 8
         for (int m = 0; m < M; m++) {
             auto unit = a[m * lda + k];
+#pragma GCC unroll 8
             for (int p = 0; p < P; p++) acc[m][p] = Dot<T>::mac(acc[m][p], unit, bv[p]);
         }
     }
+#pragma GCC unroll 8
     for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
         for (int p = 0; p < P; p++) *(v16*)(out + (m * P + p) * 16) = acc[m][p];
 }
 template <class T> using TileFn = void (*)(const typename Dot<T>::unit*, int64_t, const float*, int64_t, float*);
