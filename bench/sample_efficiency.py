@@ -1,7 +1,7 @@
-"""Reward per CPU-second: plain GRPO against one way of sampling less or learning more, from the same base, on the same seed.
+"""Reward per CPU-second: plain GRPO against ways of sampling less or learning more, from one base, on the same seeds.
 
-Every contender gets the same CPU-seconds (user and system time of this process, so that other programs on the machine do
-not count), the same prompts' stream and a look at the same held-out questions every so often. Reported: held-out pass@1
+Every contender gets the same CPU-seconds (user and system time of this process, so that other programs on the machine
+do not count), the same stream of prompts, and looks at the same held-out questions. Reported: held-out pass@1
 at the end (mean of the last two looks), and the CPU-seconds to plain GRPO's own final value.
 
     python bench/sample_efficiency.py --base runs/tiny-r1/stages/02-base/model
@@ -10,6 +10,7 @@ at the end (mean of the last two looks), and the CPU-seconds to plain GRPO's own
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -112,13 +113,11 @@ def run(args: Any, options: dict[str, Any], seed: int) -> list[tuple[float, floa
 
     look()
     with tempfile.TemporaryDirectory() as folder:
-        try:
+        with contextlib.suppress(Enough):
             run_grpo(
                 model, dialect(tokenizer, plain_style), drawing(pool, {"countdown": 1.0}),
                 rewards({"accuracy": 1.0, "format": 0.1}), settings, Path(folder), watch=watch, watch_every=1,
             )  # fmt: skip
-        except Enough:
-            pass
         if args.json:
             rows = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             print(json.dumps(summary([json.loads(row) for row in rows])), file=sys.stderr)
