@@ -71,6 +71,11 @@ def test_an_adapter_holds_a_low_rank_change_and_refuses_more(
 
 def test_wrong_uses_are_refused(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = ["export", "--model", str(tiny_model), "--out", str(tmp_path / "x")]
-    for wrong in (["--format", "onnx"], ["--format", "peft"], ["--format", "hf", "--base", "."], ["--format", "hf", "--type", "q3"]):
+    for wrong in (
+        ["--format", "onnx"],
+        ["--format", "peft"],
+        ["--format", "hf", "--base", "."],
+        ["--format", "hf", "--type", "q3"],
+    ):
         assert app.run([*start, *wrong]) == 2
     assert not (tmp_path / "x").exists() and capsys.readouterr().err

@@ -31,7 +31,9 @@ def test_without_text_the_source_writes_it_and_int4_is_smaller(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "q"
-    assert app.run(["quantize", "--model", str(tiny_model), "--out", str(out), "--format", "int4", "--head", "int4"]) == 0
+    assert (
+        app.run(["quantize", "--model", str(tiny_model), "--out", str(out), "--format", "int4", "--head", "int4"]) == 0
+    )
     printed = capsys.readouterr()
     assert "KL divergence" in printed.out and "writes the text" in printed.err
 

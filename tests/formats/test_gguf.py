@@ -1,4 +1,4 @@
-"""GGUF files: what we write, the `gguf` package reads, and the other way round; broken files are refused in one line."""
+"""GGUF files: what we write, the `gguf` package reads, and the other way round; broken files are refused."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from doran.formats import gguf_blocks
 from doran.formats.gguf import GGUFFile, Planned, tensor_bytes, write
 from doran.formats.quant import Stored
 
-META = {"general.architecture": "llama", "llama.block_count": 2, "a.float": 0.5, "a.yes": True, "a.words": ["도란", "b"],
-        "a.kinds": [1, 3, 1], "a.reals": [0.5, 1.5]}  # fmt: skip
+META = {"general.architecture": "llama", "llama.block_count": 2, "a.float": 0.5, "a.yes": True,
+        "a.words": ["도란", "b"], "a.kinds": [1, 3, 1], "a.reals": [0.5, 1.5]}  # fmt: skip
 DENSE = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
 BLOCKS = gguf_blocks.quantize("q8_0", DENSE)
 STACK = torch.stack([gguf_blocks.quantize("q4_0", DENSE + i) for i in range(4)])

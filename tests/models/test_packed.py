@@ -19,8 +19,8 @@ from doran.models.quantize import quantize_folder
 from doran.models.weights import load_model, open_source, save_model
 from doran.native import quant
 
-SMALL = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "max_position_embeddings": 128, "initializer_range": 0.1}  # fmt: skip
+SMALL = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "max_position_embeddings": 128, "initializer_range": 0.1}  # fmt: skip
 CONFIGS = {
     "llama": ModelConfig(model_type="llama", num_key_value_heads=2, **SMALL),
     "qwen2": ModelConfig(model_type="qwen2", num_key_value_heads=2, tie_word_embeddings=True, **SMALL),
@@ -97,6 +97,8 @@ def test_gguf_and_back_gives_the_same_model(family: str, kind: str, tmp_path: Pa
 def test_quantised_folders_reach_gguf_without_another_rounding(kind: str, tmp_path: Path) -> None:
     quantize_folder(saved("llama", tmp_path / "m"), tmp_path / "q", kind)
     export_gguf(tmp_path / "q", tmp_path / "q.gguf")
-    ours, theirs = (assemble(open_source(p), torch.float32, packed=False) for p in (tmp_path / "q", tmp_path / "q.gguf"))
+    ours, theirs = (
+        assemble(open_source(p), torch.float32, packed=False) for p in (tmp_path / "q", tmp_path / "q.gguf")
+    )
     for (name, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
         assert torch.equal(a, b), name

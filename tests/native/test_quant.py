@@ -1,4 +1,4 @@
-"""Packed products: every layout and instruction set against dequantised weights, at random shapes; refusals of bad arguments."""
+"""Packed products: every layout and instruction set against dequantised weights; refusals of bad arguments."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 2e-5) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(rows=st.integers(1, 70), groups=st.integers(1, 5), count=st.integers(1, 40), seed=st.integers(0, 9))
-def test_products_equal_those_of_the_dequantised_matrix(kind: str, rows: int, groups: int, count: int, seed: int) -> None:
+def test_products_equal_those_of_the_dequantised_matrix(
+    kind: str, rows: int, groups: int, count: int, seed: int
+) -> None:
     columns = groups * (256 if kind in ("q4_k", "q6_k") else 32)
     matrix = stored(kind, rows, columns, seed)
     x = torch.randn(count, columns, generator=torch.Generator().manual_seed(seed + 100))
@@ -85,19 +87,23 @@ def test_nan_and_infinity_stay_in_their_row() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"fmt": 9}, {"isa": -1}, {"k": 33}, {"k": -32}, {"k": 0}, {"n": 0}, {"m": -1}, {"ldx": 31}, {"ldy": 1}, {"groups": 0},
-     {"groups": 2}, {"x": None}, {"y": None}, {"packed": None}, {"x": 1}, {"y": 2}, {"m": 1 << 62}, {"k": 1 << 61}],
+    [{"fmt": 9}, {"isa": -1}, {"k": 33}, {"k": -32}, {"k": 0}, {"n": 0}, {"m": -1}, {"ldx": 31}, {"ldy": 1},
+     {"groups": 0}, {"groups": 2}, {"x": None}, {"y": None}, {"packed": None}, {"x": 1},
+     {"y": 2}, {"m": 1 << 62}, {"k": 1 << 61}],
 )  # fmt: skip
 def test_bad_arguments_are_refused_untouched(change: dict[str, int | None]) -> None:
     x, weight = torch.randn(2, 32), packed(stored("int8", 16, 32))
     y = torch.full((2, 16), 7.0)
     args: dict[str, int | None] = {
-        "fmt": 0, "isa": 0, "x": x.data_ptr(), "bf": 0, "ldx": 32, "m": 2, "k": 32, "packed": weight.data.data_ptr(), "n": 16,
-        "offsets": None, "groups": 1, "bias": None, "y": y.data_ptr(), "ybf": 0, "ldy": 16,
+        "fmt": 0, "isa": 0, "x": x.data_ptr(), "bf": 0, "ldx": 32, "m": 2, "k": 32,
+        "packed": weight.data.data_ptr(), "n": 16, "offsets": None, "groups": 1,
+        "bias": None, "y": y.data_ptr(), "ybf": 0, "ldy": 16,
     }  # fmt: skip
     moved = {name: (args[name] or 0) + by if name in "xy" and by else by for name, by in change.items()}
     pointers = ("x", "packed", "offsets", "bias", "y")
-    values = [(ctypes.c_void_p if key in pointers else ctypes.c_int64)(value) for key, value in {**args, **moved}.items()]
+    values = [
+        (ctypes.c_void_p if key in pointers else ctypes.c_int64)(value) for key, value in {**args, **moved}.items()
+    ]
     function = library().qmatmul
     function.restype = ctypes.c_int64
     assert function(*values) < 0

@@ -40,8 +40,11 @@ def main(
     out: Annotated[Path, typer.Option("--out", metavar="PATH", help="Folder to write; for gguf, the file.")],
     kind: Annotated[
         str,
-        typer.Option("--type", metavar="T", help="gguf: auto (as stored), f32, f16, bf16, q8_0, q4_0, q4_k, q6_k; "
-                     "hf: auto, f32, f16 or bf16."),
+        typer.Option(
+            "--type",
+            metavar="T",
+            help="gguf: auto (as stored), f32, f16, bf16, q8_0, q4_0, q4_k, q6_k; hf: auto, f32, f16 or bf16.",
+        ),
     ] = "auto",
     base: Annotated[
         Path | None, typer.Option("--base", metavar="DIR", help="peft: the model that training started from.")
@@ -78,7 +81,9 @@ def main(
     else:
         print("\n".join(table(facts)))
     if facts["chats"] == "different":
-        raise CheckFailed(f"{out}: chats are rendered or cut differently than in {model}", hint="compare the tokenizers")
+        raise CheckFailed(
+            f"{out}: chats are rendered or cut differently than in {model}", hint="compare the tokenizers"
+        )
 
 
 def written(

@@ -21,7 +21,9 @@ SAMPLES, SAMPLE_TOKENS = 16, 128
 def main(
     model: ModelDir,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder for the quantised model.")],
-    kind: Annotated[str, typer.Option("--format", metavar="F", help="int8 (8.5 bits a weight) or int4 (4.5).")] = "int8",
+    kind: Annotated[
+        str, typer.Option("--format", metavar="F", help="int8 (8.5 bits a weight) or int4 (4.5).")
+    ] = "int8",
     head: Annotated[
         str, typer.Option("--head", metavar="F", help="Format of embedding and head: int8, or int4 to save more.")
     ] = "int8",
@@ -79,7 +81,9 @@ def report(source: Opened, small: Opened, text: list[Path], tokens: int, seed: i
 
     if text:
         if source.tokenizer is None:
-            raise UsageError("--text: the model folder has no tokenizer", hint="add tokenizer.json, or leave --text out")
+            raise UsageError(
+                "--text: the model folder has no tokenizer", hint="add tokenizer.json, or leave --text out"
+            )
         ids = [i for document in read_texts(text) for i in source.tokenizer.encode(document)]
         sequences = windows(ids, tokens)
         if not sequences:
@@ -135,7 +139,9 @@ def table(facts: dict[str, Any]) -> list[str]:
         f"  perplexity         {d['perplexity_source']:.3f} -> {d['perplexity']:.3f}",
     ]
     if facts["not_quantized"]:
-        lines.append(f"  kept as they were  {len(facts['not_quantized'])} matrices whose rows are no whole groups of 32")
+        lines.append(
+            f"  kept as they were  {len(facts['not_quantized'])} matrices whose rows are no whole groups of 32"
+        )
     if "task" in facts:
         t = facts["task"]
         lines.append(f"  {t['name']:<18} {t['before']:.3f} -> {t['after']:.3f} (pass@1, {t['n']} questions)")

@@ -54,7 +54,7 @@ def tensor_bytes(kind: str, shape: tuple[int, ...]) -> int:
 
 
 class GGUFFile:
-    """An open file: `metadata`, `infos`, and `read`. ArtifactError for what is truncated, malformed or of unknown type."""
+    """An open file: `metadata`, `infos`, `read`. ArtifactError for what is truncated, malformed or of unknown type."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -74,7 +74,9 @@ class GGUFFile:
         self._at = 4
         version = self._scalar("I")
         if version not in (2, 3):
-            raise ArtifactError(f"{self.path} is GGUF version {version}, only 2 and 3 are read", hint="convert it again")
+            raise ArtifactError(
+                f"{self.path} is GGUF version {version}, only 2 and 3 are read", hint="convert it again"
+            )
         num_tensors, num_pairs = self._scalar("Q"), self._scalar("Q")
         self.metadata: dict[str, Any] = {}
         for _ in range(num_pairs):

@@ -1,9 +1,9 @@
-"""Quantised matrices as stored: codes in rows, a scale for each group of columns. Numbers only; the products are native/.
+"""Quantised matrices as stored: codes in rows, a scale for each group of columns. The products with them are native/.
 
 A `Stored` is one matrix (N rows, K columns) of one kind:
 
 * `int8`: codes int8 (N, K), scales fp16 (N, K / 32); value = scale * code, code in -127..127. 8.5 bits a weight.
-* `int4`: codes uint8 (N, K / 2), scales fp16 (N, K / 32); column 2j is the low nibble of byte j, column 2j + 1 the high
+* `int4`: codes uint8 (N, K / 2), scales fp16 (N, K / 32); column 2j is the low nibble of byte j, 2j + 1 the high
   one; value = scale * (nibble - 8). 4.5 bits a weight.
 * `q8_0`, `q4_0`, `q4_k`, `q6_k`: GGUF's blocks, scales among the codes (gguf_blocks.py).
 
@@ -81,7 +81,9 @@ def quantize(weight: Tensor, kind: str) -> Stored:
     step = max(1, _AT_ONCE // weight.shape[1])
     parts = [round_groups(part.float().unflatten(1, (-1, GROUP))) for part in weight.split(step)]
     codes = torch.cat([p[0] for p in parts]).flatten(1)
-    return Stored(kind, codes if kind == "int8" else pack_nibbles(codes), weight.shape[1], torch.cat([p[1] for p in parts]))
+    return Stored(
+        kind, codes if kind == "int8" else pack_nibbles(codes), weight.shape[1], torch.cat([p[1] for p in parts])
+    )
 
 
 def _half(scale: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ def _int8(groups: Tensor) -> tuple[Tensor, Tensor]:
 def _int4(groups: Tensor) -> tuple[Tensor, Tensor]:
     """The scale, of several near (largest / -8), with which the rounded group lies closest to the real one.
 
-    For given codes q the best scale is <x, q> / <q, q>, which leaves |x|^2 - <x, q>^2 / <q, q>: that is what is compared.
+    For given codes q the best scale is <x, q> / <q, q>, which leaves |x|^2 - <x, q>^2 / <q, q>: that is compared.
     """
     largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
     _half(largest)
@@ -150,4 +152,6 @@ def as_blocks(matrix: Stored) -> Stored:
     else:
         nibbles = unpack_nibbles(matrix.codes).view(torch.uint8).unflatten(1, (-1, GROUP))
         codes = nibbles[..., : GROUP // 2] | (nibbles[..., GROUP // 2 :] << 4)
-    return Stored({"int8": "q8_0", "int4": "q4_0"}[matrix.kind], torch.cat((scale, codes), -1).flatten(1), matrix.columns)
+    return Stored(
+        {"int8": "q8_0", "int4": "q4_0"}[matrix.kind], torch.cat((scale, codes), -1).flatten(1), matrix.columns
+    )

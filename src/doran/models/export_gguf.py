@@ -5,8 +5,9 @@ Our quantised folders go over without another rounding: int8 is Q8_0, int4 is Q4
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -69,18 +70,30 @@ def export_gguf(source: str | Path, out: str | Path, kind: str = "auto", accept:
     UsageError: something would be lost that is not in `accept`, or llama.cpp cannot compute the model."""
     if kind not in ("auto", *TYPES):
         raise UsageError(f"unknown GGUF type {kind!r}", hint=f"known: auto, {', '.join(TYPES)}")
-    found, folder = open_source(source), Path(source)
+    folder = Path(source)
     has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))
     tokenizer = Tokenizer.load(folder) if has_tokenizer else None
+    return write_gguf(open_source(source), tokenizer, out, kind, accept, folder.resolve().name)
+
+
+def write_gguf(
+    found: Source,
+    tokenizer: Tokenizer | None,
+    out: str | Path,
+    kind: str,
+    accept: Collection[str] = (),
+    name: str = "doran",
+) -> GGUFReport:
+    """`export_gguf` of any source."""
     _refuse_impossible(found.config)
     lost = losses(found.config, tokenizer)
     for word, reason in lost.items():
         if word not in accept:
-            raise UsageError(f"{source}: {reason}", hint=f"add --accept {word} to leave that behind, or use --format hf")
+            raise UsageError(f"{name}: {reason}", hint=f"add --accept {word} to leave that behind, or use --format hf")
     report = GGUFReport(lost=lost)
     config = replace(found.config, num_nextn_predict_layers=0)
     planned = list(_plan(found, config, kind, report))
-    meta = metadata(config) | {"general.name": folder.resolve().name, "general.quantization_version": 2}
+    meta = metadata(config) | {"general.name": name, "general.quantization_version": 2}
     if tokenizer is None:
         meta["tokenizer.ggml.model"] = "no_vocab"
         report.notes.append("no tokenizer in the folder: the file holds none either")
@@ -91,9 +104,9 @@ def export_gguf(source: str | Path, out: str | Path, kind: str = "auto", accept:
 
 
 def _plan(source: Source, config: ModelConfig, kind: str, report: GGUFReport) -> Iterator[Planned]:
-    def add(name: str, chosen: str, shape: tuple[int, ...], make: object) -> Planned:
+    def add(name: str, chosen: str, shape: tuple[int, ...], make: Callable[[], Tensor]) -> Planned:
         report.kinds[chosen] = report.kinds.get(chosen, 0) + 1
-        return Planned(name, chosen, shape, make)  # type: ignore[arg-type]
+        return Planned(name, chosen, shape, make)
 
     for name, shape in tensors(config):
         if mtp_layer(name, config) is not None:
@@ -102,8 +115,8 @@ def _plan(source: Source, config: ModelConfig, kind: str, report: GGUFReport) ->
             layer, chosen = f"blk.{name.split('.')[2]}.", _dense_kind(source.get(name), kind)
             for i, part in enumerate(("attn_k_b", "attn_v_b")):
                 made = split_kv_b(torch.empty(shape, device="meta"), config)[i].shape
-                make = lambda name=name, i=i, chosen=chosen: _dense(split_kv_b(plain(source.get(name)), config)[i], chosen)
-                yield add(f"{layer}{part}.weight", chosen, tuple(made), make)
+                half = partial(_half_of_kv_b, source, config, name, i, chosen)
+                yield add(f"{layer}{part}.weight", chosen, tuple(made), half)
             continue
         theirs, expert = gguf_name(name)
         if expert not in (None, 0):
@@ -114,11 +127,14 @@ def _plan(source: Source, config: ModelConfig, kind: str, report: GGUFReport) ->
             names = [f"{prefix}.experts.{e}.{last}" for e in range(config.n_routed_experts)]
             shape = (len(names), *shape)
         chosen = _kind(name, source.get(name), shape, kind)
-        make = lambda names=names, chosen=chosen: _stack(source, config, names, chosen)
-        yield add(theirs, chosen, shape, make)
+        yield add(theirs, chosen, shape, partial(_stack, source, config, names, chosen))
     if config.rope_scaling is not None and config.rope_scaling.rope_type == "llama3":
         slow = inverse_frequencies(replace(config, rope_scaling=None)) / inverse_frequencies(config)
         yield add("rope_freqs.weight", "f32", tuple(slow.shape), lambda: slow)
+
+
+def _half_of_kv_b(source: Source, config: ModelConfig, name: str, half: int, kind: str) -> Tensor:
+    return _dense(split_kv_b(plain(source.get(name)), config)[half], kind)
 
 
 def _dense_kind(entry: Entry, wanted: str) -> str:

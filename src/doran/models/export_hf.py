@@ -64,14 +64,18 @@ def find_adapter(source: Source, base: Source, rank: int) -> Adapter:
     """The best adapter of `rank` from base to source: truncated singular values of each matrix's change."""
     shapes = dict(tensors(source.config))
     if shapes != dict(tensors(base.config)):
-        raise UsageError("--base: its tensors have other shapes than the model's", hint="name the model it was trained from")
+        raise UsageError(
+            "--base: its tensors have other shapes than the model's", hint="name the model it was trained from"
+        )
     found = Adapter(rank)
     for name, shape in shapes.items():
         change = plain(source.get(name)).float() - plain(base.get(name)).float()
         if not bool(change.any()):
             continue
         if len(shape) != 2 or ".experts." in name or not name.startswith("model.layers."):
-            found.lost["others"] = f"{name} differs from the base's, and an adapter holds only attention and feed-forward"
+            found.lost["others"] = (
+                f"{name} differs from the base's, and an adapter holds only attention and feed-forward"
+            )
             continue
         u, s, v = torch.svd_lowrank(change, q=min(rank + 8, *shape), niter=6)
         root = s[:rank].sqrt()
@@ -86,7 +90,7 @@ def find_adapter(source: Source, base: Source, rank: int) -> Adapter:
 def export_peft(
     source: str | Path, base: str | Path, out: str | Path, rank: int, accept: Collection[str] = ()
 ) -> Adapter:
-    """Write adapter_config.json and adapter_model.safetensors. UsageError: something would be lost, or nothing differs."""
+    """Write adapter_config.json and adapter_model.safetensors. UsageError: a loss, or nothing differs."""
     found = find_adapter(open_source(source), open_source(base), rank)
     for word, reason in found.lost.items():
         if word not in accept:

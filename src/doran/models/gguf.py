@@ -1,8 +1,8 @@
 """GGUF's names and keys for our families, in both directions: llama, qwen2, qwen3, and deepseek2 for deepseek_v3.
 
-What differs beyond names: llama.cpp rotates neighbouring dimensions for `llama`, so rows of q and k are re-ordered; MLA's
-kv_b_proj is two tensors, keys transposed; experts are one stack a projection; llama3's frequencies are a tensor. The
-file format is formats/gguf.py, the tokenizer text/gguf.py.
+What differs beyond names: llama.cpp rotates neighbouring dimensions for `llama`, so rows of q and k are re-ordered;
+MLA's kv_b_proj is two tensors, keys transposed; experts are one stack a projection; llama3's frequencies are a tensor.
+The file format is formats/gguf.py, the tokenizer text/gguf.py.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def gguf_name(name: str) -> tuple[str, int | None]:
 
 
 def row_order(name: str, config: ModelConfig) -> Tensor | None:
-    """For llama's q and k: which of the checkpoint's rows stands in each of GGUF's; None where the order is the same."""
+    """For llama's q and k: which of the checkpoint's rows stands in each of GGUF's; None where none moves."""
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     part = name.split(".")[-2]
     if config.model_type != "llama" or part not in heads:
@@ -136,7 +136,8 @@ def read_config(meta: dict[str, Any], names: GGUFFile, where: str) -> ModelConfi
         "model_type": model_type, "num_hidden_layers": get("block_count"), "hidden_size": get("embedding_length"),
         "intermediate_size": get("feed_forward_length"), "num_attention_heads": get("attention.head_count"),
         "max_position_embeddings": get("context_length"), "rope_theta": get("rope.freq_base", 10000.0),
-        "rms_norm_eps": get("attention.layer_norm_rms_epsilon"), "vocab_size": names.infos["token_embd.weight"].shape[0],
+        "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
+        "vocab_size": names.infos["token_embd.weight"].shape[0],
         "tie_word_embeddings": "output.weight" not in names, "bos_token_id": meta.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": meta.get("tokenizer.ggml.eos_token_id"),
     }  # fmt: skip
@@ -156,17 +157,21 @@ def _read_mla(get: Any, meta: dict[str, Any], arch: str) -> dict[str, Any]:
     rope = get("rope.dimension_count")
     return {
         "q_lora_rank": meta.get(f"{arch}.attention.q_lora_rank"), "kv_lora_rank": get("attention.kv_lora_rank"),
-        "qk_rope_head_dim": rope, "v_head_dim": get("attention.value_length_mla", meta.get(f"{arch}.attention.value_length")),
+        "qk_rope_head_dim": rope,
+        "v_head_dim": get("attention.value_length_mla", meta.get(f"{arch}.attention.value_length")),
         "qk_nope_head_dim": get("attention.key_length_mla", meta.get(f"{arch}.attention.key_length")) - rope,
         "n_routed_experts": get("expert_count", 0), "num_experts_per_tok": get("expert_used_count", 0),
-        "n_shared_experts": get("expert_shared_count", 0), "moe_intermediate_size": get("expert_feed_forward_length", 0),
+        "n_shared_experts": get("expert_shared_count", 0),
+        "moe_intermediate_size": get("expert_feed_forward_length", 0),
         "first_k_dense_replace": get("leading_dense_block_count", 0), "n_group": get("expert_group_count", 1),
         "topk_group": get("expert_group_used_count", 1), "norm_topk_prob": get("expert_weights_norm", False),
         "routed_scaling_factor": get("expert_weights_scale", 1.0),
     }  # fmt: skip
 
 
-def _read_scaling(get: Any, meta: dict[str, Any], names: GGUFFile, arch: str, raw: dict[str, Any]) -> RopeScaling | None:
+def _read_scaling(
+    get: Any, meta: dict[str, Any], names: GGUFFile, arch: str, raw: dict[str, Any]
+) -> RopeScaling | None:
     if "rope_freqs.weight" in names:
         raise ConfigError("rope_freqs.weight: llama3's stretched frequencies are not read from GGUF",
                           hint="use the Hugging Face folder of this model")  # fmt: skip
@@ -228,6 +233,7 @@ class GGUFSource:
             return plain(self.file.read(layer + "attn_kv_b.weight"))
         heads = range(self.config.num_attention_heads)
         keys, values = (
-            torch.stack([plain(self.file.read(f"{layer}{part}.weight", h)) for h in heads]) for part in ("attn_k_b", "attn_v_b")
+            torch.stack([plain(self.file.read(f"{layer}{part}.weight", h)) for h in heads])
+            for part in ("attn_k_b", "attn_v_b")
         )
         return join_kv_b(keys.float(), values.float())

@@ -1,6 +1,6 @@
 """A model from a quantised source: packed matrices where the kernels are built, dequantised weights elsewhere.
 
-Dense in any case: norms, router, biases, and MLA's kv_b_proj, which absorbed attention takes apart (layers/attention.py).
+Dense in any case: norms, router, biases, and MLA's kv_b_proj, which absorbed attention takes apart.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A folder of quantised weights from a folder of plain ones, tensor by tensor: the model is never whole in memory.
 
-Quantised: the matrices that DeepSeek keeps in FP8 (attention, dense and expert feed-forward), the embedding and the head.
+Quantised: the matrices that DeepSeek keeps in FP8 (attention, dense and expert feed-forward), embedding and head.
 Not: norms, router, biases, MTP's eh_proj, and MLA's kv_b_proj, which absorbed attention takes apart.
 """
 

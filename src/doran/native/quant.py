@@ -1,6 +1,6 @@
 """Products with packed weights: the layout (quant.h) made once from what a file stores, then used by address.
 
-Not a format: what codes mean is formats/quant.py's business. Only CPU and only where the kernels are built (`available()`);
+Not a format: what codes mean is formats/quant.py's business. Only CPU, only where the kernels are built (`available`);
 elsewhere models hold dequantised weights and nothing here is called. No gradients.
 """
 
@@ -77,8 +77,8 @@ def matmul(
     low, groups = int(x.dtype == torch.bfloat16), len(weight.data)
     assert x.shape[1] == weight.columns and (groups == 1 or offsets is not None)
     status = _call(
-        "qmatmul", weight.layout, ISAS[isa], x, low, max(x.stride(0), weight.columns), len(x), weight.columns, weight.data,
-        weight.rows, offsets, groups, bias_N, y, low, weight.rows,
+        "qmatmul", weight.layout, ISAS[isa], x, low, max(x.stride(0), weight.columns), len(x), weight.columns,
+        weight.data, weight.rows, offsets, groups, bias_N, y, low, weight.rows,
     )  # fmt: skip
     if status != 0:
         raise ValueError(f"qmatmul refused its arguments ({status})")

@@ -1,7 +1,7 @@
-"""A tokenizer as GGUF metadata, and back. llama.cpp cuts text by rules it knows by name; where it knows none, we say so.
+"""A tokenizer as GGUF metadata, and back. llama.cpp cuts text by rules it knows by name; for others we say so.
 
-`tokenizer.huggingface.json` (a key of the GGUF standard) carries the whole tokenizer.json, so that doran reads back exactly
-what was written; llama.cpp reads the lists.
+`tokenizer.huggingface.json` (a key of the GGUF standard) carries the whole tokenizer.json, so that doran reads back
+exactly what was written; llama.cpp reads the lists.
 """
 
 from __future__ import annotations
@@ -97,11 +97,15 @@ def _rebuild(metadata: Mapping[str, Any], tokens: list[str], where: str) -> Back
         )
     kinds = metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
     merges = [tuple(m.split(" ", 1)) for m in metadata.get("tokenizer.ggml.merges", [])]
-    backend = Backend(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, ignore_merges=rule == "llama-bpe"))
+    backend = Backend(
+        models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, ignore_merges=rule == "llama-bpe")
+    )
     if rule == "qwen2":
         backend.normalizer = normalizers.NFC()
     patterns = _PATTERNS[rule]
-    backend.pre_tokenizer = split_then_bytes(*patterns) if patterns else pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = (
+        split_then_bytes(*patterns) if patterns else pre_tokenizers.ByteLevel(add_prefix_space=False)
+    )
     backend.decoder = decoders.ByteLevel()
     backend.add_tokens([
         AddedToken(t, special=kind == _CONTROL, normalized=False)
