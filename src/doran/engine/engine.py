@@ -20,7 +20,7 @@ import torch
 from doran.base.device import available_memory
 from doran.base.errors import UsageError
 from doran.engine.live import Live
-from doran.engine.native_runner import NativeRunner
+from doran.engine.native_runner import Arena, NativeRunner
 from doran.engine.request import Completion, Request, SamplingParams, token_ids
 from doran.engine.runner import make_runner
 from doran.engine.scheduler import Group, Scheduler
@@ -70,6 +70,7 @@ class Engine:
         self.compute_dtype = compute_dtype
         self.cache_bytes = cache_bytes
         self.stats = EngineStats()
+        self.arena = Arena()
 
     def generate(
         self,
@@ -159,7 +160,7 @@ class _Call:
     def __init__(self, engine: Engine, requests: list[Request]) -> None:
         self.stats, slots = engine.stats, min(engine.max_batch, len(requests))
         budget = engine.cache_bytes if engine.cache_bytes is not None else available_memory() // 2
-        self.runner = make_runner(engine.model, engine.cache_dtype, engine.compute_dtype, budget, slots)
+        self.runner = make_runner(engine.model, engine.cache_dtype, engine.compute_dtype, budget, slots, engine.arena)
         self.scheduler = Scheduler(requests, engine.max_batch, self.runner.fits)
         self.slots = Slots(requests, slots)
 

@@ -64,7 +64,9 @@ class Live:
     def __init__(self, engine: Engine) -> None:
         budget = engine.cache_bytes if engine.cache_bytes is not None else available_memory() // 2
         self._engine, self._stats = engine, engine.stats
-        self._runner = make_runner(engine.model, engine.cache_dtype, engine.compute_dtype, budget, engine.max_batch)
+        self._runner = make_runner(
+            engine.model, engine.cache_dtype, engine.compute_dtype, budget, engine.max_batch, engine.arena
+        )
         self._scheduler = Scheduler([], engine.max_batch, self._runner.fits)
         self._rows: dict[int, _Row] = {}
         self._numbers = count()

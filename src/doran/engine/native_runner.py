@@ -28,11 +28,36 @@ ROPE_ROWS = 2048  # rotary angles are made for so many positions at first, then 
 LOGITS = 1 << 22  # most numbers in one thread's logits
 
 
+class Arena:
+    """Cache memory that outlives a call: the first touch of a page can cost more than all that is done with it later.
+
+    One runner at a time holds it (`take`), others get memory of their own meanwhile. Not thread safe.
+    """
+
+    MOST = 1 << 29  # bytes kept; what is larger goes back to the system with its runner
+
+    def __init__(self) -> None:
+        self._kept, self._free = torch.empty(0, dtype=torch.uint8), True
+
+    def take(self, size: int, owner: object) -> Tensor:
+        """`size` bytes for as long as `owner` lives; what is in them is anybody's guess."""
+        if not self._free or size > self.MOST:
+            return torch.empty(size, dtype=torch.uint8)  # pages are taken when written
+        if self._kept.numel() < size:
+            self._kept = torch.empty(size, dtype=torch.uint8)
+        self._free = False
+        weakref.finalize(owner, self._give)
+        return self._kept[:size]
+
+    def _give(self) -> None:
+        self._free = True
+
+
 class NativeRunner:
     """A model's packed weights and the paged cache of one engine call. Also its own `cache`, as the engine sees one."""
 
     def __init__(
-        self, model: Decoder, cache_dtype: torch.dtype, dtype: torch.dtype, budget: int, max_batch: int
+        self, model: Decoder, cache_dtype: torch.dtype, dtype: torch.dtype, budget: int, max_batch: int, arena: Arena
     ) -> None:
         self.config = config = model.config
         self.num_slots, self.capacity = max_batch, config.max_position_embeddings
@@ -40,9 +65,9 @@ class NativeRunner:
         self._lib = _library()
         self._packed, self._rope = Packed(model, dtype), model.rope
         self._positions, self._used = 0, 0
-        self._open(sizes(config, dtype, cache_dtype), budget)
+        self._open(sizes(config, dtype, cache_dtype), budget, arena)
 
-    def _open(self, shape: list[int], budget: int) -> None:
+    def _open(self, shape: list[int], budget: int, arena: Arena) -> None:
         vocab_pad = -(-self.config.vocab_size // 16) * 16
         rows = max(8, min(ROWS, LOGITS // vocab_pad))
         self._vocab_pad = vocab_pad
@@ -63,7 +88,7 @@ class NativeRunner:
         per_slot = -(-self.capacity // BLOCK)
         self.block_bytes = self._call("decoder_block_bytes")
         self.num_blocks = max(0, min(budget // self.block_bytes, self.num_slots * per_slot))
-        self._arena = torch.empty(self.num_blocks * self.block_bytes, dtype=torch.uint8)  # pages are taken when written
+        self._arena = arena.take(self.num_blocks * self.block_bytes, self)
         self._call("decoder_cache", self._arena, self.num_blocks, self.num_slots, per_slot)
 
     # ---- the cache, as the engine sees it ------------------------------------------------------------------------
@@ -158,14 +183,19 @@ class NativeRunner:
 
 
 def native_runner(
-    model: Decoder, cache_dtype: torch.dtype | None, compute_dtype: torch.dtype | None, budget: int, max_batch: int
+    model: Decoder,
+    cache_dtype: torch.dtype | None,
+    compute_dtype: torch.dtype | None,
+    budget: int,
+    max_batch: int,
+    arena: Arena | None = None,
 ) -> NativeRunner | None:
     """The native runner where there is a compiler and the model is covered; None otherwise."""
     dtype = compute_dtype or model.model.embed_tokens.weight.dtype
     kept = cache_dtype or dtype
     if not covers(model, dtype, kept) or library("decoder") is None:
         return None
-    return NativeRunner(model, kept, dtype, budget, max_batch)
+    return NativeRunner(model, kept, dtype, budget, max_batch, arena or Arena())
 
 
 def _library() -> ctypes.CDLL:

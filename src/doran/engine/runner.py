@@ -12,7 +12,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from doran.engine.native_runner import NativeRunner, native_runner
+from doran.engine.native_runner import Arena, NativeRunner, native_runner
 from doran.layers.attention import CacheAttend
 from doran.layers.cache import Cache, make_cache
 from doran.models.decoder import Decoder
@@ -90,10 +90,15 @@ class Runner:
 
 
 def make_runner(
-    model: Decoder, cache_dtype: torch.dtype | None, compute_dtype: torch.dtype | None, budget: int, max_batch: int
+    model: Decoder,
+    cache_dtype: torch.dtype | None,
+    compute_dtype: torch.dtype | None,
+    budget: int,
+    max_batch: int,
+    arena: Arena | None = None,
 ) -> Runner | NativeRunner:
     """The native runner where this model and this machine allow it, else the one that runs the model's own code."""
-    native = None if model.quantized else native_runner(model, cache_dtype, compute_dtype, budget, max_batch)
+    native = None if model.quantized else native_runner(model, cache_dtype, compute_dtype, budget, max_batch, arena)
     return native or Runner(model, cache_dtype, compute_dtype, budget)
 
 
