@@ -22,8 +22,8 @@ MODEL_WORDS = f"""\
 `doran plan` has one efficiency model. Its parameters are below; they are the same for every row, and no row has a
 constant of its own. Counts must be equal; times and rates whose inputs are published must be within {WITHIN:.0%}; the
 rest is shown with its error and gates nothing. `overlap` and `realised` come from no kernel benchmark: they were set
-once, with the training and SGLang rows in view, so those rows are a fit of two numbers to seven figures rather than a
-blind forecast."""
+once, with the training and SGLang rows in view, and the form of the model (what is summed, what overlaps) was settled
+while looking at this table: it is a fit of few numbers to many figures, not a blind forecast."""
 MISS_WORDS = """\
 Why rows miss: DeepSeek's production figures are means over a day in which nodes were not always full, and nothing
 published says how full; the prediction is a full machine. How context extension was laid out is not published either:

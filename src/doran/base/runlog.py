@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Protocol, Self
 
 from doran.base.errors import DataError
 from doran.base.files import StrPath, disk_errors, write_atomic
@@ -80,6 +80,16 @@ def read_metrics(path: StrPath) -> list[dict[str, Any]]:
     return rows
 
 
+class Meter(Protocol):
+    """What a run costs; plan/meter.py has the one that counts."""
+
+    def shown(self, done: int, total: int | None, first: int = 0) -> Mapping[str, str]:
+        """Entries for the progress line."""
+
+    def reached(self) -> str | None:
+        """What to say when the budget is used up, else None."""
+
+
 class Progress:
     """Progress of one stage on stderr: a live line on a terminal, else a plain line at most every `every` seconds.
 
@@ -88,9 +98,15 @@ class Progress:
     """
 
     def __init__(
-        self, stage: str, total_steps: int | None, *, stream: IO[str] | None = None, every: float = 10.0
+        self,
+        stage: str,
+        total_steps: int | None,
+        *,
+        stream: IO[str] | None = None,
+        every: float = 10.0,
+        meter: Meter | None = None,
     ) -> None:
-        self.stage, self.total_steps, self.every = stage, total_steps, every
+        self.stage, self.total_steps, self.every, self.meter = stage, total_steps, every, meter
         self.stream = stream or sys.stderr
         self._started = self._printed = time.monotonic()
         self._first_step: int | None = None
@@ -124,6 +140,10 @@ class Progress:
             self._print(self._line)
             self._line = ""
 
+    def out_of_budget(self) -> str | None:
+        """What to say when the meter's budget is used up, else None."""
+        return self.meter.reached() if self.meter else None
+
     def note(self, text: str) -> None:
         """One line that stays, above the live line."""
         if self._live is not None:
@@ -145,10 +165,11 @@ class Progress:
 
     def _describe(self, step: int, now: float, shown: Mapping[str, Any]) -> str:
         total = f"/{self.total_steps}" if self.total_steps else ""
+        cost = self.meter.shown(step, self.total_steps, (self._first_step or 1) - 1) if self.meter else {}
         parts = [
             self.stage,
             f"step {step}{total}",
-            *(f"{name} {format_number(value)}" for name, value in shown.items()),
+            *(f"{name} {format_number(value)}" for name, value in {**shown, **cost}.items()),
         ]
         done = step - (self._first_step or 0)
         if self.total_steps and done > 0 and step < self.total_steps:

@@ -90,7 +90,7 @@ class Budget:
     unit: str
 
     def __str__(self) -> str:
-        return f"{self.amount:,.0f} KRW" if self.unit == "KRW" else f"{self.amount:,.2f} {self.unit}"
+        return f"{self.amount:,.0f} KRW" if self.unit == "KRW" else f"{self.amount:,.4g} {self.unit}"
 
     def usd(self, prices: Prices) -> float | None:
         """The limit in dollars, None when it is not money."""

@@ -14,6 +14,7 @@ from doran.base.files import write_atomic
 from doran.base.runlog import Progress
 from doran.models.decoder import Decoder
 from doran.models.weights import load_model
+from doran.plan.meter import Meter
 from doran.recipes.recipe import TASKS, Recipe
 from doran.tasks.task import Task, get_task
 from doran.text.tokenizer import Tokenizer
@@ -28,6 +29,7 @@ class Context:
     folders: dict[str, Path] = field(default_factory=dict)
     stage: str = ""
     notes: dict[str, Any] = field(default_factory=dict)  # what the running stage wants in its receipt
+    meter: Meter | None = None  # what the run has cost so far
 
     @property
     def out_dir(self) -> Path:
@@ -56,7 +58,7 @@ class Context:
 
     def progress(self, steps: int | None, detail: str = "") -> Progress:
         """Progress display named after the stage."""
-        return Progress(f"{self.stage}{' ' + detail if detail else ''}", steps)
+        return Progress(f"{self.stage}{' ' + detail if detail else ''}", steps, meter=self.meter)
 
     def add_files(self, mode: str) -> Callable[[Path], None]:
         """What goes beside the weights: the tokenizer; a model that knows no chat tokens gets a plain template."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from doran.base.device import set_threads
 from doran.base.errors import ConfigError
 from doran.base.files import read_json, write_atomic, write_json
 from doran.recipes.context import Context, clear
+from doran.recipes.ledger import Ledger, spent_in
 from doran.recipes.receipt import write_receipt
 from doran.recipes.recipe import Recipe
 from doran.recipes.reporting import write_run_report
@@ -42,6 +42,7 @@ def run_recipe(recipe: Recipe, runs_dir: Path, *, redo: bool = False, say: Say =
     )
     point(runs_dir / "latest", recipe.name)
     ctx = Context(recipe, run_dir)
+    ledger = Ledger(recipe, run_dir)
     prints: dict[str, str] = {}
     did_anything = False
     for number, stage in enumerate(STAGES, start=1):
@@ -51,6 +52,8 @@ def run_recipe(recipe: Recipe, runs_dir: Path, *, redo: bool = False, say: Say =
         if ready(folder, prints[stage.name], redo):
             continue
         did_anything = True
+        ctx.meter = ledger.open(folder, stage.name)
+        ctx.meter.check()
         say(f"[{number}/{len(STAGES)}] {stage.name}")
         run_stage(ctx, stage, prints[stage.name])
     point(run_dir / "model", str((ctx.folders["rl_all"] / "model").relative_to(run_dir)))
@@ -68,16 +71,16 @@ def run_stage(ctx: Context, stage: Stage, print_: str) -> None:
     folder = ctx.out_dir
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "fingerprint.json", {"fingerprint": print_})
-    clock = folder / "seconds.json"
-    before = read_json(clock)["seconds"] if clock.exists() else 0.0
-    began = time.perf_counter()
+    assert ctx.meter is not None
+    before = spent_in(folder)
     try:
         stage.run(ctx)
     finally:
-        seconds = before + time.perf_counter() - began
-        write_json(clock, {"seconds": seconds})
-    write_receipt(folder, stage.name, seconds, ctx.seed, ctx.notes)
-    write_json(folder / "done.json", {"fingerprint": print_, "seconds": seconds})
+        spent = before + ctx.meter.here()
+        write_json(folder / "seconds.json", spent.as_dict())
+    inputs = {name: ctx.folders[name] for name in stage.needs}
+    write_receipt(folder, stage.name, spent, ctx.seed, ctx.notes, ctx.meter, inputs)
+    write_json(folder / "done.json", {"fingerprint": print_, "seconds": spent.seconds})
 
 
 def ready(folder: Path, print_: str, redo: bool) -> bool:

@@ -9,8 +9,9 @@ from pydantic import Field, field_validator, model_validator
 
 from doran.arch.config import ModelConfig
 from doran.base.config import StrictModel, apply_overrides, build, load_yaml
-from doran.base.errors import suggest
+from doran.base.errors import UsageError, suggest
 from doran.base.rng import seed_for
+from doran.plan.prices import parse_budget
 from doran.recipes.questions import REWARDS
 from doran.tasks.search import SearchStyle
 from doran.train.grpo import GrpoSettings
@@ -109,6 +110,9 @@ class Recipe(StrictModel):
     threads: int = Field(
         2, ge=1, description="CPU threads; results are the same for the same number on the same machine"
     )
+    budget: str | None = Field(
+        None, description="stop cleanly (exit code 5) once the run has cost this: 500,000 KRW, 3 USD, 2 hours, 1 kWh"
+    )
     tasks: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="settings of each task, as `doran eval --task` takes them"
     )
@@ -123,6 +127,14 @@ class Recipe(StrictModel):
     distill: SftStage
     student_rl: RlStage
     evaluate: EvalStage = EvalStage()
+
+    @field_validator("budget")
+    @classmethod
+    def _understood_budget(cls, text: str | None) -> str | None:
+        try:
+            return text if text is None or parse_budget(text) else None
+        except UsageError as error:
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _known_tasks(self) -> Self:

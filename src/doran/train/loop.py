@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from doran.base.errors import ArtifactError, ConfigError, Interrupted, NumericsError
+from doran.base.errors import ArtifactError, BudgetReached, ConfigError, Interrupted, NumericsError
 from doran.base.files import disk_errors, fsync_folder
 from doran.base.runlog import MetricsWriter, Progress
 from doran.models.decoder import Decoder
@@ -53,7 +53,7 @@ class LoopSettings(OptimSettings):
     log_every: int = Field(1, ge=1, description="steps between rows of metrics.jsonl")
 
 
-CADENCE = frozenset({"checkpoint_every_steps", "checkpoint_every_s", "log_every"})
+CADENCE = frozenset({"checkpoint_every_steps", "checkpoint_every_s", "log_every", "record"})
 """Settings that change no weight: a run may be continued with other values of these."""
 
 
@@ -115,13 +115,16 @@ class Loop:
                 if self.progress is not None:
                     self.progress.update(done, **{name: row[name] for name in self.shown if name in row})
             last, stopped = done == self.total_steps or self.stop, interrupted()
-            if last or stopped or self._due(done, time.perf_counter() - saved_at):
+            spent = None if last or self.progress is None else self.progress.out_of_budget()
+            if last or stopped or spent or self._due(done, time.perf_counter() - saved_at):
                 self._save(done)
                 saved_at = time.perf_counter()
             if stopped and not last:
                 raise Interrupted(
                     f"stopped after step {done} of {self.total_steps}", hint="run the same command to continue"
                 )
+            if spent:
+                raise BudgetReached(spent, hint="run the same command with a larger budget to continue")
             if last:
                 return
 
