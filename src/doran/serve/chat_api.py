@@ -39,7 +39,8 @@ def router(service: Service) -> APIRouter:
         if not body.stream:
             return JSONResponse(await while_connected(request, shape.whole()))
         generation = None if body.cons_k else service.run(job)  # a full queue is a 429 before the stream begins
-        return EventStream(shape.stream(generation), request.url.path, generation and generation.abort)
+        cleanup = None if generation is None else generation.abort
+        return EventStream(shape.stream(generation), request.url.path, cleanup)
 
     return routes
 
@@ -60,7 +61,7 @@ async def job_of(service: Service, body: ChatRequest) -> Job:
     form = body.response_format
     if form and (form.type == "json_schema") != (form.json_schema is not None):
         raise ApiError(400, "response_format: type json_schema and json_schema belong together", "response_format")
-    switch = body.chat_template_kwargs and body.chat_template_kwargs.enable_thinking
+    switch = body.chat_template_kwargs.enable_thinking if body.chat_template_kwargs else None
     tools = [Tool(t.function.name, t.function.description or "", t.function.parameters or {}) for t in body.tools or ()]
     choice = body.tool_choice
     wanted = Wanted(
@@ -137,6 +138,7 @@ class _Shape:
             async for chunk in self._stream_vote():
                 yield chunk
             return
+        generation.interval = self.service.settings.stream_interval
         ended: list[Done | None] = []
         roles: set[int] = set()
         async with generation:

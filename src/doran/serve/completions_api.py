@@ -109,6 +109,7 @@ class _Shape:
 
     async def stream(self, generation: Generation) -> AsyncIterator[bytes]:
         """Chunks, the last with the usage where it is asked for."""
+        generation.interval = self.service.settings.stream_interval
         ended: list[Done | None] = []
         async with generation:
             for index in range(self.jobs[0].n if self.body.echo else 0):

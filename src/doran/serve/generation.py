@@ -96,13 +96,14 @@ class Service:
 
 
 class Generation:
-    """A running job; an async iterator and context manager."""
+    """A running job; an async iterator and context manager. Neighbouring pieces of one kind come as one."""
 
     def __init__(self, service: Service, job: Job) -> None:
         self.job, self._service = job, service
         self._ticket = Ticket(asyncio.get_running_loop())
         self.replies = [Reply(job.plan, self._emitter(j)) for j in range(job.n)]
         self._logprobs = [0.0] * job.n
+        self.interval = 0.0  # least seconds between two pieces
         self.started = time.perf_counter()
         self.first_token: float | None = None
         service.worker.submit(self._ticket, job.prompt_ids, job.params, [self._controls(j) for j in range(job.n)])
@@ -143,15 +144,22 @@ class Generation:
         return self._events()
 
     async def _events(self) -> AsyncIterator[tuple[int, Piece | Done]]:
+        last = 0.0
         while self._open:
-            choice, event = await self._ticket.events.get()
-            if self.first_token is None:
-                self.first_token = time.perf_counter()
-            if isinstance(event, Ended):
-                self._open -= 1
-                yield choice, self._done(choice, event)
-            else:
-                yield choice, event
+            got = [await self._ticket.events.get()]
+            wait = last + self.interval - time.perf_counter()
+            if wait > 0 and not isinstance(got[0][1], Ended):
+                await asyncio.sleep(wait)  # what comes meanwhile goes out in one piece
+            while not self._ticket.events.empty():
+                got.append(self._ticket.events.get_nowait())
+            last = time.perf_counter()
+            self.first_token = self.first_token or last
+            for choice, event in _merged(got):
+                if isinstance(event, Ended):
+                    self._open -= 1
+                    yield choice, self._done(choice, event)
+                else:
+                    yield choice, event
 
     def _done(self, choice: int, ended: Ended) -> Done:
         reply = self.replies[choice]
@@ -166,3 +174,19 @@ class Generation:
         )
         self._service.metrics.finished(self, done)
         return done
+
+
+def _merged(events: list[tuple[int, Piece | Ended]]) -> list[tuple[int, Piece | Ended]]:
+    """The events with neighbouring text of one choice and kind joined. The choices' own orders stay."""
+    out: list[tuple[int, Piece | Ended]] = []
+    latest: dict[int, int] = {}  # choice -> its last event's place in `out`
+    for choice, event in events:
+        before = out[latest[choice]][1] if choice in latest else None
+        joins = isinstance(event, Piece) and isinstance(before, Piece) and event.kind != "call"
+        if joins and (before.kind, before.call) == (event.kind, event.call):  # type: ignore[union-attr]
+            joined = Piece(event.kind, before.text + event.text, event.call, before.tokens + event.tokens)  # type: ignore[union-attr]
+            out[latest[choice]] = choice, joined
+            continue
+        latest[choice] = len(out)
+        out.append((choice, event))
+    return out

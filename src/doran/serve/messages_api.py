@@ -253,6 +253,7 @@ DELTAS = {
 
 async def stream(service: Service, job: Job, generation: Generation) -> AsyncIterator[bytes]:
     """Anthropic's events."""
+    generation.interval = service.settings.stream_interval
     start = {**head(service), "content": [], "stop_reason": None, "stop_sequence": None}
     yield _event("message_start", message={**start, "usage": usage(service, job, None)})
     async for change in blocks(generation):

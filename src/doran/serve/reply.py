@@ -278,8 +278,8 @@ class Reply:
                 self._send(more)
         if not stopped:
             self._send(self._stops.close())
-        for kind, text, call in self._reader.close() if self._reader else ():
-            self._emit(Piece(kind, text, call, tuple(self._waiting)))
+        for part in self._reader.close() if self._reader else ():
+            self._emit(Piece(part.kind, part.text, part.call, tuple(self._waiting)))
             self._waiting = []
         if self._reader and self._reader.calls and self.ending == "stop":
             self.ending = "tool_calls"

@@ -271,6 +271,7 @@ class _Shape:
 
     async def stream(self, generation: Generation) -> AsyncIterator[bytes]:
         """The API's events."""
+        generation.interval = self.service.settings.stream_interval
         output: list[dict[str, Any]] = []
         yield self._event("response.created", response=self.response([], None))
         yield self._event("response.in_progress", response=self.response([], None))
@@ -293,7 +294,7 @@ class _Shape:
         at = {"item_id": self.item(block)["id"], "output_index": block.index}
         part = {**at, "content_index": 0}
         stem = {"reasoning": "reasoning_text", "answer": "output_text", "call": "function_call_arguments"}[block.kind]
-        extra = {"logprobs": []} if block.kind == "answer" else {}
+        extra: dict[str, Any] = {"logprobs": []} if block.kind == "answer" else {}
         if change.what == "start":
             item = self.item(block, "in_progress")
             events = [self._event("response.output_item.added", output_index=block.index, item=item)]

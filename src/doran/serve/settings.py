@@ -27,6 +27,7 @@ class ServeSettings(StrictModel):
     max_tokens_default: int = Field(4096, ge=1)
     temperature: float = Field(0.6, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
+    stream_interval: float = Field(0.03, ge=0, description="Least seconds between two events of a stream.")
     request_seconds: float = Field(600.0, gt=0)
     shutdown_seconds: float = Field(20.0, ge=0)
     loop_guard: bool = True

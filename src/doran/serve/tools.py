@@ -68,7 +68,7 @@ class ToolPiece(NamedTuple):
 
     kind: Literal["answer", "call", "arguments"]
     text: str
-    index: int = -1
+    call: int = -1
 
 
 class ToolReader:
