@@ -88,8 +88,13 @@ class Tokenizer:
 
     @property
     def backend(self) -> Backend:
-        """The library's object, for detok.py. Do not change it."""
+        """The library's object, for detok.py and extend.py. Do not change it."""
         return self._full
+
+    @property
+    def settings(self) -> folders.Settings:
+        """What the folder said beside the vocabulary."""
+        return self._settings
 
     def id_of(self, token: str) -> int:
         """The id of one token, spelt as in the vocabulary (`<think>`, `12`). ConfigError where there is none."""
