@@ -9,11 +9,16 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from doran.base import device
 from doran.base.errors import CheckFailed
-from doran.cli.options import Json, print_json
+from doran.cli.options import Json, print_json, say
+
+if TYPE_CHECKING:
+    from doran.plan.hardware import Hardware
 
 GIB = 2**30
 STATE_WORDS = {"ok": "ok", "warn": "note", "fail": "FAIL"}
@@ -29,11 +34,23 @@ class Check:
     mend: str | None = None
 
 
-def main(as_json: Json = False) -> None:
+def main(
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="Look at a run's RL instead of this machine.")
+    ] = None,
+    as_json: Json = False,
+    save: Annotated[
+        bool, typer.Option("--save", help="Keep the measured speed, so that `doran plan` and budgets know it.")
+    ] = False,
+) -> None:
     """Check this machine: Python, torch, cores, memory, disk, compiler and measured speed.
 
     Says what is wrong in plain words and how to mend it. Exit code 3 when doran cannot work here.
+    With --run it reads a run's metrics and says what went wrong in its reinforcement learning, running or finished.
     """
+    if run is not None:
+        _run(run, as_json)
+        return
     checks = [_python(), _torch(), _cores(), _isa(), _memory(), _disk(), _compiler(), _extras()]
     if checks[1].state != "fail":
         checks += [_speed("float32"), _speed("bfloat16")]
@@ -44,8 +61,60 @@ def main(as_json: Json = False) -> None:
         print("\n".join(_lines(checks)))
     if failed:
         raise CheckFailed(f"doran cannot work here yet: {', '.join(failed)}", hint="follow the mends above")
+    if save:
+        from doran.plan.profiles import save_profile
+
+        say(f"measured and saved: {save_profile(measured_profile())}")
     if not as_json:
         print("This machine can run doran.")
+
+
+def measured_profile() -> Hardware:
+    """This machine as `doran plan` wants it. Watts are not measured: a usual figure per core; edit the file if known."""
+    from doran.plan.hardware import Hardware
+
+    facts = device.machine()
+    threads = device.num_threads()
+    return Hardware(
+        name=f"{facts['cpu']}, {threads} threads",
+        slug="this",
+        cores=threads,
+        memory=device.available_memory(),
+        memory_bandwidth=device.memory_bandwidth(),
+        matmul_flops={dtype: device.matmul_peak(dtype) for dtype in ("float32", "bfloat16")},
+        op_seconds=device.op_seconds(),
+        watts=10.0 * threads,
+        sources={"watts": "10 W a core assumed; everything else measured by doran doctor"},
+    )
+
+
+def _run(run: Path, as_json: bool) -> None:
+    """The alarms of every RL stage of a run, each with its mend. Nothing here fails: an alarm is a reason to look."""
+    from doran.base.errors import ArtifactError
+    from doran.base.runlog import read_metrics
+    from doran.train.alarms import alarms
+
+    checks = []
+    for folder in [run, *sorted(run.glob("stages/*"))]:
+        rows = read_metrics(folder / "metrics.jsonl")
+        if not any("frac_reward_zero_std" in row for row in rows):
+            continue
+        name, now = folder.name, alarms(rows)
+        checks += [Check(f"{name}: {alarm.name}", "warn", alarm.seen, alarm.mend) for alarm in now]
+        standing = {alarm.name for alarm in now}
+        over = {r["alarm"]: r for r in read_metrics(folder / "alarms.jsonl") if r["alarm"] not in standing}
+        checks += [
+            Check(f"{name}: {r['alarm']}", "ok", f"at step {r['step']}, over since: {r['seen']}") for r in over.values()
+        ]
+        if not now:
+            checks.append(Check(name, "ok", f"{rows[-1]['step']} steps, no alarm stands at the end"))
+    if not checks:
+        raise ArtifactError(f"{run}: no reinforcement learning in it", hint="give a run's folder, such as runs/latest")
+    if as_json:
+        standing_anywhere = any(check.state == "warn" for check in checks)
+        print_json({"ok": not standing_anywhere, "checks": [asdict(check) for check in checks]})
+    else:
+        print("\n".join(_lines(checks)))
 
 
 def _lines(checks: list[Check]) -> list[str]:

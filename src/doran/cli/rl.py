@@ -57,8 +57,8 @@ def main(
     beat their group. Settings are train.KEY=VALUE (steps, lr, prompts_per_step, group_size, max_new_tokens, beta,
     seed, ...) and task.KEY=VALUE; task.instructions=true asks for <think> tags, for models that do not know them.
     The learning rate's default suits a few million parameters: give train.lr=1e-6 to a model of billions.
-    OUT holds metrics.jsonl, samples.jsonl, checkpoints/ and at the end model/. Ctrl-C stops after a checkpoint, and
-    the same command goes on. Rewards are accuracy=1 and format=0.1 unless given.
+    OUT holds metrics.jsonl, rollouts/ (see doran rollouts), checkpoints/ and at the end model/. Ctrl-C stops after a
+    checkpoint, and the same command goes on. Rewards are accuracy=1 and format=0.1 unless given.
 
     Example: doran rl --model DIR --task gsm8k --data train.jsonl.gz --out runs/mine train.steps=200 train.lr=1e-6
     """
@@ -73,7 +73,7 @@ def main(
     check_choice("--language", language, LANGUAGES)
     weights = reward_weights(reward or list(REWARDS))
     parts = rewards(weights)
-    settings = build(Settings, apply_overrides({}, overrides or []), where="settings")
+    settings = build(Settings, apply_overrides({"train": {"record": "jsonl"}}, overrides or []), where="settings")
     train, folder = settings.train, model_folder(model)
     use_threads(threads)
     with opened_task(task, data, settings.task) as asked:

@@ -31,6 +31,7 @@ VERBS = (
     Verb("export", "Use a model", "write it as a Hugging Face folder, GGUF or PEFT, checked by replay"),
     Verb("sft", "Train a model you have", "supervised fine-tuning on prompts and answers"),
     Verb("rl", "Train a model you have", "reinforcement learning (GRPO) on a task with a checkable answer"),
+    Verb("rollouts", "Train a model you have", "read what a model said during RL, with rewards and advantages"),
     Verb("distill", "Train a model you have", "teach a small model with a large one's checked answers"),
 )
 NAMES = tuple(verb.name for verb in VERBS)
