@@ -23,6 +23,7 @@ from doran.base.device import available_memory
 from doran.base.errors import NumericsError, OutOfMemory
 from doran.base.rng import numpy_rng
 from doran.engine.control import Controls, EndReason, Token
+from doran.engine.native_runner import NativeRunner, draw
 from doran.engine.request import Completion, Request, SamplingParams
 from doran.engine.runner import make_runner
 from doran.engine.sampler import RowParams, sample
@@ -68,6 +69,8 @@ class Live:
             engine.model, engine.cache_dtype, engine.compute_dtype, budget, engine.max_batch, engine.arena
         )
         self._scheduler = Scheduler([], engine.max_batch, self._runner.fits)
+        # One native call where there is one: between many small torch calls a server's other thread would take the GIL.
+        self._draw = draw if isinstance(self._runner, NativeRunner) else sample
         self._rows: dict[int, _Row] = {}
         self._numbers = count()
         self._params: RowParams | None = None  # of the running requests, until one comes or goes
@@ -189,7 +192,7 @@ class Live:
         failed: dict[int, Exception] = {}
         chosen_NV = self._processed(rows, logits_NV, failed)
         uniform_N = torch.tensor([r.uniform() for r in rows], dtype=torch.float64)
-        tokens_N, logprobs_N = sample(chosen_NV, self._columns(first), uniform_N)
+        tokens_N, logprobs_N = self._draw(chosen_NV, self._columns(first), uniform_N)
         ended: list[tuple[int, EndReason, Exception | None]] = []
         for i, (token, logprob) in enumerate(zip(tokens_N.tolist(), logprobs_N.tolist(), strict=True)):
             error = failed.get(i)
