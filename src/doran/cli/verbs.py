@@ -33,6 +33,7 @@ VERBS = (
     Verb("rl", "Train a model you have", "reinforcement learning (GRPO) on a task with a checkable answer"),
     Verb("rollouts", "Train a model you have", "read what a model said during RL, with rewards and advantages"),
     Verb("distill", "Train a model you have", "teach a small model with a large one's checked answers"),
+    Verb("localise", "Train a model you have", "more Korean: new tokens, continued training, before and after"),
 )
 NAMES = tuple(verb.name for verb in VERBS)
 
