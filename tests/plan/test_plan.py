@@ -13,6 +13,7 @@ from doran.arch.count import flops_per_token, parameters
 from doran.arch.tensors import mtp_layer, tensors
 from doran.base.errors import ConfigError
 from doran.plan import Efficiency, Grpo, Hardware, Pretrain, Sft, plan_grpo, plan_pretrain, plan_sft, render
+from doran.plan.hardware import CPU
 from doran.plan.kernels import Matmul, Speed, attention_flops, core_flops, form_of, layer_kinds, layer_matmuls
 from doran.plan.memory import Memory, activation_bytes, activation_values, cache_bytes, training_memory
 from doran.plan.table import clock, count, size
@@ -110,7 +111,7 @@ def test_decoding_pays_per_step_for_the_longest_and_per_wave():
 
 
 def test_wider_models_reach_more_of_the_peak_but_never_the_ceiling():
-    hardware, efficiency = Hardware(), Efficiency()
+    hardware, efficiency = Hardware(), CPU
     shares = []
     for width in (64, 128, 512, 2048):
         config = presets.tiny("llama", hidden_size=width, intermediate_size=4 * width, num_attention_heads=width // 16)
@@ -150,7 +151,7 @@ def test_one_measurement_corrects_the_prediction():
     config, hardware = presets.tiny(), Hardware()
     before = plan_grpo(config, RL, hardware)
     measured = 2.5 * before.total.seconds
-    after = plan_grpo(config, RL, hardware, Efficiency().calibrated(before.total.seconds, measured))
+    after = plan_grpo(config, RL, hardware, CPU.calibrated(before.total.seconds, measured))
     assert after.total.seconds == pytest.approx(measured)
 
 

@@ -10,6 +10,7 @@ import os
 import platform
 import resource
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,40 @@ def _matmul_peak(dtype: str) -> float:
         torch.mm(a_NN, b_NN)
         best = min(best, time.perf_counter() - before)
     return 2 * size**3 / best
+
+
+def memory_bandwidth() -> float:
+    """Measured bytes/s of adding two large arrays into a third (two read, one written), best of about 0.3 seconds."""
+    import torch
+
+    a_N, b_N, out_N = (torch.ones(1 << 24) for _ in range(3))  # 64 MiB each: larger than most caches
+    seconds = _best_of(lambda: torch.add(a_N, b_N, out=out_N), 0.3)
+    return 3 * 4 * a_N.numel() / seconds
+
+
+def op_seconds() -> float:
+    """Measured fixed cost of one torch operation on tensors too small to matter, autograd included."""
+    import torch
+
+    a_N = torch.ones(8, 8, requires_grad=True)
+
+    def chain() -> None:
+        x = a_N
+        for _ in range(100):
+            x = x * 1.0
+        x.sum().backward()
+
+    return _best_of(chain, 0.2) / 200
+
+
+def _best_of(work: Callable[[], object], budget: float) -> float:
+    """Least seconds of one call, over at least three calls and `budget` seconds."""
+    best, calls, started = float("inf"), 0, time.perf_counter()
+    while calls < 3 or time.perf_counter() - started < budget:
+        before = time.perf_counter()
+        work()
+        best, calls = min(best, time.perf_counter() - before), calls + 1
+    return best
 
 
 def machine() -> dict[str, Any]:

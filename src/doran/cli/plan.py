@@ -181,7 +181,7 @@ def show_affordable(
 
 def show_recipe(path: Path, overrides: list[str], on: str, cost: Prices, limit: Budget | None, as_json: bool) -> None:
     """Print the plan of a recipe's stages, and what they cost on this machine."""
-    from doran.plan.hardware import Efficiency
+    from doran.plan.hardware import standard
     from doran.plan.profiles import HERE, find_hardware, settings_folder
     from doran.plan.recipe_file import recipe_plans
     from doran.plan.report import money_line
@@ -189,7 +189,7 @@ def show_recipe(path: Path, overrides: list[str], on: str, cost: Prices, limit: 
 
     measured = (settings_folder() / "hardware.yaml").exists()
     hardware = find_hardware(on or (HERE if measured else "cpu-2core"))
-    plans = recipe_plans(path, overrides, hardware, Efficiency())
+    plans = recipe_plans(path, overrides, hardware, standard(hardware))
     hours = sum(plan.total.seconds for plan in plans) / 3600
     usd, kwh = hours * cost.per_hour(hardware), cost.kwh(hardware, hours)
     if as_json:
@@ -222,7 +222,13 @@ def show_serving(
 
     setup, config = setup_of(on, devices, precision, cost), find_model(model)
     if devices:
-        instance = Serving(config=config, hardware=setup.hardware, devices=devices, precision=setup.precision)
+        instance = Serving(
+            config=config,
+            hardware=setup.hardware,
+            devices=devices,
+            precision=setup.precision,
+            efficiency=setup.efficiency,
+        )
     else:
         instance = serving_instance(config, setup, 1024, length)
     facts = serving_facts(instance, cost, length, speed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from doran.arch.config import ModelConfig
-from doran.plan.hardware import Efficiency, Hardware
+from doran.plan.hardware import Efficiency, Hardware, standard
 from doran.plan.kernels import Speed, forward_flops, forward_seconds, layer_kinds, layer_matmuls, mtp_flops
 from doran.plan.layout import Layout, matmul_dtype, shard
 
@@ -103,13 +103,15 @@ def train_step(
     efficiency: Efficiency | None = None,
 ) -> Step:
     """One step on `sequences` sequences of `length` tokens, spread over the layout's replicas."""
-    e = efficiency or Efficiency()
+    e = efficiency or standard(hardware)
     speed = Speed(hardware=hardware, efficiency=e, dtype=matmul_dtype(precision))
     tokens = layout.micro_sequences * length  # of one micro-batch
     micro_batches = max(1.0, sequences / (layout.dp * layout.micro_sequences))
     context = (length + 1) / 2
     forward = forward_seconds(speed, config, tokens, context, mtp=mtp, tp=layout.tp, ep=layout.ep) / layout.pp
-    passes = 3.0 + again(config, layout.recompute)  # forward, backward of twice that, and what is run again
+    passes = (
+        1.0 + e.backward + again(config, layout.recompute)
+    )  # forward, backward of twice that, and what is run again
     traffic = _expert_traffic(config, hardware, e, layout, tokens, precision, mtp)
     if traffic:
         forward *= hardware.cores / (hardware.cores - min(e.comm_cores, hardware.cores - 1))

@@ -92,6 +92,9 @@ class Efficiency:
     overlap: float = 0.75  # how much of expert traffic or gathers hides behind the work beside it, 0 none, 1 all
     exchange_seconds: float = 6e-5  # an all-to-all between nodes however small (from DeepEP's table; estimate)
     comm_cores: int = 20  # multiprocessors given to expert traffic in training and prefill (V3 s3.2.2)
+    plain: float = 1.0  # how often plain kernels read and write the values of a layer (1: fused, once each)
+    calls: float = 1.0  # of op_seconds, per operation counted
+    backward: float = 2.0  # time of a backward pass in forward passes (its FLOPs are always two)
     realised: float = 0.88  # everything uncounted: launch gaps, stragglers, expert imbalance, data
     availability: float = 0.92  # share of a long run's wall clock that trains (Llama 3 s3.3.4: above 90%)
     longest_to_mean: float = 2.0  # the longest completion of a batch, in mean lengths; the batch waits for it
@@ -100,3 +103,14 @@ class Efficiency:
     def calibrated(self, predicted_seconds: float, measured_seconds: float) -> Efficiency:
         """The same model after one measurement: everything takes measured/predicted times as long as thought."""
         return replace(self, slowdown=self.slowdown * measured_seconds / predicted_seconds)
+
+
+GPU = Efficiency()
+# The same model with a CPU's values, fitted to the jobs of bench/plan_check.py on one machine (how well it does on
+# a job left out of the fit stands there). Torch's CPU kernels are not fused, hence `plain`; nothing waits for others.
+CPU = Efficiency(attention=0.90, plain=4.2, calls=1.3, backward=1.08, realised=1.0, availability=1.0)
+
+
+def standard(hardware: Hardware) -> Efficiency:
+    """The parameters for this kind of device."""
+    return CPU if hardware.kind == "cpu" else GPU

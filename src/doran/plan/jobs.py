@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from doran.arch.config import ModelConfig
 from doran.base.errors import ConfigError
 from doran.plan.cluster import train_step
-from doran.plan.hardware import Efficiency, Hardware
+from doran.plan.hardware import Efficiency, Hardware, standard
 from doran.plan.layout import GPU_RUNTIME, Layout, training_bytes
 from doran.plan.memory import RUNTIME, Memory
 from doran.plan.prices import Prices
@@ -27,7 +27,12 @@ class Setup:
     devices: int | None = None
     layout: Layout | None = None
     precision: str = "bf16"
-    efficiency: Efficiency = field(default_factory=Efficiency)
+    given_efficiency: Efficiency | None = None
+
+    @property
+    def efficiency(self) -> Efficiency:
+        """The given model of it, else the standard one for this kind of device."""
+        return self.given_efficiency or standard(self.hardware)
 
 
 @dataclass(frozen=True, kw_only=True)

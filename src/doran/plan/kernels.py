@@ -138,6 +138,16 @@ class Speed:
         """Bytes of an activation between operations: FP8 is used inside matrix products only."""
         return 4 if self.dtype == "float32" else 2
 
+    @property
+    def plain_bytes(self) -> int:
+        """The same for plain kernels: autocast on a CPU leaves the residual stream, norms and softmax in fp32."""
+        return 3 if self.hardware.kind == "cpu" and self.value_bytes == 2 else self.value_bytes
+
+    @property
+    def call(self) -> float:
+        """Fixed seconds of one operation."""
+        return self.hardware.op_seconds * self.efficiency.calls
+
     def stream(self, nbytes: float) -> float:
         """Reading or writing memory."""
         return nbytes / (self.hardware.memory_bandwidth * self.efficiency.bandwidth)
@@ -162,23 +172,21 @@ class Speed:
         moved += touched * rows * m.cols * DTYPE_BYTES[dtype]
         calls = touched if self.hardware.kind == "cpu" else 1  # GPUs run the experts as one grouped product
         flops = 2.0 * visits * rows * m.cols
-        return (
-            flops / (self.hardware.peak(dtype) * self.efficiency.matmul)
-            + self.stream(moved)
-            + calls * self.hardware.op_seconds
-        )
+        return flops / (self.hardware.peak(dtype) * self.efficiency.matmul) + self.stream(moved) + calls * self.call
 
     def layer(self, config: ModelConfig, moe: bool, tokens: float, context: float, tp: int = 1, ep: int = 1) -> float:
         """Forward pass of one layer over `tokens` tokens that see `context` keys on average (expanded or GQA)."""
         products = sum(self.matmul(m, tokens, tp, ep) for m in layer_matmuls(config, moe))
         core = self.core(tokens * core_flops(config, context, form_of(config)) / tp)
-        plain = self.stream(2.0 * tokens * touched_values(config, moe) * self.value_bytes / tp)
-        return products + core + plain + OPS_FORWARD * self.hardware.op_seconds
+        passes = 2.0 * self.efficiency.plain
+        plain = self.stream(passes * tokens * touched_values(config, moe) * self.plain_bytes / tp)
+        return products + core + plain + OPS_FORWARD * self.call
 
-    def head(self, config: ModelConfig, tokens: float, tp: int = 1) -> float:
-        """Logits and their softmax (fp32, written and read twice)."""
+    def head(self, config: ModelConfig, tokens: float, tp: int = 1, fused: bool = False) -> float:
+        """Logits and their softmax (fp32, written and read twice); `fused`: as a sampler does, whatever the device."""
         product = self.matmul(Matmul(config.vocab_size, config.hidden_size, kept=True), tokens, tp)
-        return product + self.stream(4.0 * 4 * tokens * config.vocab_size / tp)
+        passes = 1.0 if fused else self.efficiency.plain
+        return product + self.stream(passes * 16.0 * tokens * config.vocab_size / tp)
 
 
 def forward_seconds(

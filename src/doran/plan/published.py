@@ -87,7 +87,7 @@ def _counts() -> Iterator[Row]:
 
 def _pretraining(e: Efficiency) -> Iterator[Row]:
     h800, h100 = find_hardware("h800"), find_hardware("h100")
-    v3 = Setup(hardware=h800, prices=PRICES, layout=V3_LAYOUT, precision="fp8", efficiency=e)
+    v3 = Setup(hardware=h800, prices=PRICES, layout=V3_LAYOUT, precision="fp8", given_efficiency=e)
     job = train("pretrain", presets.deepseek_v3(), v3, 14.8e12, 4096, 15360 * 4096)
     layout = "2,048 H800, PP16, EP64, ZeRO-1, DualPipe, FP8 as published"
     yield Row(
@@ -115,7 +115,7 @@ def _pretraining(e: Efficiency) -> Iterator[Row]:
         f"{V3} table 1",
         "post-training's 10K USD as published",
     )
-    llama = Setup(hardware=h100, prices=PRICES, layout=LLAMA_LAYOUT, efficiency=e)
+    llama = Setup(hardware=h100, prices=PRICES, layout=LLAMA_LAYOUT, given_efficiency=e)
     big = train("pretrain", llama3_405b(), llama, 15.6e12, 8192, 2048 * 8192)
     yield Row("Llama 3.1 405B, H100 hours", 30.84e6, big.device_hours, "h", "gated", "model card",
               "16,384 H100, TP8 PP16 DP128 (2407.21783 table 4), 15.6T tokens at 8K")  # fmt: skip
@@ -134,7 +134,7 @@ def _extension(setup: Setup, length: int, sequences: int) -> float:
 def _r1(e: Efficiency) -> Iterator[Row]:
     """R1-Zero's steps, lengths and batch are from memory or secondary sources, so this gates nothing."""
     layout = Layout(dp=32, pp=16, ep=32, zero=1, schedule="dualpipe", recompute="full")
-    setup = Setup(hardware=find_hardware("h800"), prices=PRICES, precision="fp8", layout=layout, efficiency=e)
+    setup = Setup(hardware=find_hardware("h800"), prices=PRICES, precision="fp8", layout=layout, given_efficiency=e)
     longest = 0.79 * 32768 + 0.21 * 65536  # the limit was raised at step 8,200 of 10,400
     rl = Rl(
         steps=10_400, samples_per_step=512, prompt_tokens=200, completion_tokens=6000, longest=longest, rollout=8192

@@ -20,7 +20,7 @@ DOCUMENT, QUESTION = 100, 25  # tokens, of the generated corpus and of a Countdo
 DEFAULTS: dict[str, dict[str, Any]] = {
     "pretrain": {"steps": 1000, "tokens_per_batch": 8192, "accumulate": 1, "optimizer": "adamw", "bf16": True,
                  "mtp_lambda": 0.3, "mtp_share": 1.0},
-    "sft": {"epochs": 2.0, "tokens_per_batch": 4096, "optimizer": "adamw", "bf16": True},
+    "sft": {"epochs": 2, "tokens_per_batch": 8192, "optimizer": "adamw", "bf16": True},
     "rl": {"steps": 100, "prompts_per_step": 16, "group_size": 16, "max_new_tokens": 256, "update_epochs": 1,
            "beta": 0.0, "tokens_per_micro_batch": 16384, "max_batch": 256, "optimizer": "adamw", "bf16": True,
            "rollout_bf16": True},

@@ -11,7 +11,7 @@ from doran.arch.config import ModelConfig
 from doran.arch.count import cache_bytes_per_token
 from doran.base.errors import ConfigError
 from doran.plan.cluster import expert_seconds, together
-from doran.plan.hardware import DTYPE_BYTES, Efficiency, Hardware
+from doran.plan.hardware import DTYPE_BYTES, GPU, Efficiency, Hardware
 from doran.plan.kernels import OPS_FORWARD, Speed, core_flops, form_of, forward_seconds, layer_kinds, layer_matmuls
 from doran.plan.layout import GPU_RUNTIME, matmul_dtype
 from doran.plan.memory import RUNTIME, Memory
@@ -29,7 +29,7 @@ class Serving:
     devices: int = 1
     precision: str = "bf16"
     drafts: bool = False
-    efficiency: Efficiency = Efficiency()
+    efficiency: Efficiency = GPU
 
     def __post_init__(self) -> None:
         if self.devices < 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from doran.arch.config import ModelConfig
 from doran.arch.count import Counts, parameters
 from doran.base.errors import ConfigError
-from doran.plan.hardware import DEFAULT, DTYPE_BYTES, Efficiency, Hardware
+from doran.plan.hardware import DEFAULT, DTYPE_BYTES, Efficiency, Hardware, standard
 from doran.plan.memory import ROLLOUT_BYTES, Memory, cache_bytes, stored_parameters, training_memory
 from doran.plan.time import NOTHING, Clock, Work
 
@@ -179,7 +179,7 @@ def _grpo_memory(config: ModelConfig, settings: Grpo, samples: int, length: int)
 
 
 def _clock(config: ModelConfig, hardware: Hardware, efficiency: Efficiency | None, dtype: str) -> Clock:
-    return Clock(config=config, hardware=hardware, efficiency=efficiency or Efficiency(), dtype=dtype)
+    return Clock(config=config, hardware=hardware, efficiency=efficiency or standard(hardware), dtype=dtype)
 
 
 def _bytes(dtype: str) -> int:

@@ -22,9 +22,10 @@ from doran.plan.kernels import (
     layer_matmuls,
     mtp_flops,
     muon_flops,
+    touched_values,
 )
 
-BACKWARD = 2.0  # a backward pass costs two forward passes
+BACKWARD = 2.0  # a backward pass has the operations of two forward passes
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Clock:
         context, share = (length + 1) / 2, float(mtp) if self.config.num_nextn_predict_layers else 0.0
         forward = flops_per_token(self.config, round(context)) + share * mtp_flops(self.config, context)
         flops = (1 + BACKWARD) * tokens * forward
-        return Work(tokens, flops, (1 + BACKWARD) * self._passes(tokens, context, micro_tokens, share))
+        passes = 1 + self.efficiency.backward
+        return Work(tokens, flops, passes * self._passes(tokens, context, micro_tokens, share))
 
     def optimize(self, steps: int, optimizer: str = "adamw") -> Work:
         """`steps` updates of all weights: fp32 weight, gradient and moments read and written once each."""
@@ -88,6 +90,11 @@ class Clock:
         """One forward pass with logits, for log probabilities."""
         flops = float(tokens) * flops_per_token(self.config, (length + 1) // 2)
         return Work(tokens, flops, self._passes(tokens, (length + 1) / 2, micro_tokens, 0.0))
+
+    def forward_bytes(self, tokens: int) -> int:
+        """Bytes of one forward pass that keeps nothing: the widest layer's values and the logits."""
+        widest = max(touched_values(self.config, moe) for moe in layer_kinds(self.config))
+        return tokens * (widest * self.speed.value_bytes + 8 * self.config.vocab_size)
 
     def decode(self, sequences: int, prompt: int, length: int, longest: int, max_batch: int) -> Work:
         """`sequences` completions of mean `length` (at most `longest`) after prompts of `prompt` tokens, batched.
@@ -109,10 +116,10 @@ class Clock:
         form, value = form_of(config, decoding=True), max(2, DTYPE_BYTES[self.dtype])
         cache = speed.stream(batch * context * cache_bytes_per_token(config, value)) / config.num_hidden_layers
         core = max(cache, speed.core(batch * core_flops(config, context, form)))  # fused: bound by one of the two
-        seconds = speed.head(config, batch)
+        seconds = speed.head(config, batch, fused=True)
         for moe, n in layer_kinds(config).items():
             products = sum(speed.matmul(m, batch) for m in layer_matmuls(config, moe))
-            seconds += n * (products + core + OPS_FORWARD * self.hardware.op_seconds)
+            seconds += n * (products + core + OPS_FORWARD * speed.call)
         return self._real(seconds)
 
     def _passes(self, tokens: float, context: float, micro_tokens: int | None, mtp: float) -> float:

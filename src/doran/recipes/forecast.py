@@ -12,7 +12,8 @@ from doran.arch.config import ModelConfig
 from doran.arch.count import parameters
 from doran.base.rng import python_rng
 from doran.evals.run import plain_style
-from doran.plan import Efficiency, Grpo, Hardware, Pretrain, Sft, StagePlan, plan_grpo, plan_pretrain, plan_sft
+from doran.plan import Grpo, Hardware, Pretrain, Sft, StagePlan, plan_grpo, plan_pretrain, plan_sft
+from doran.plan.hardware import standard
 from doran.plan.memory import Memory, cache_bytes, stored_parameters
 from doran.plan.time import NOTHING, Clock, Work
 from doran.recipes.corpus import CorpusWriter, encode_document
@@ -141,7 +142,7 @@ def _evaluate(
 
 
 def _decode(config: ModelConfig, completions: int, lengths: Lengths, limit: int, hardware: Hardware) -> Work:
-    clock = Clock(config=config, hardware=hardware, efficiency=Efficiency())
+    clock = Clock(config=config, hardware=hardware, efficiency=standard(hardware))
     return clock.decode(max(1, completions), lengths.question, _assumed(limit), limit, MAX_BATCH)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from doran.base.errors import DoranError
 from doran.base.files import read_json
-from doran.plan.hardware import DEFAULT, Efficiency, Hardware
+from doran.plan.hardware import DEFAULT, Hardware, standard
 from doran.plan.meter import Meter, Spent
 from doran.plan.prices import load_prices, parse_budget
 from doran.plan.profiles import HERE, find_hardware, settings_folder
@@ -43,7 +43,7 @@ class Ledger:
         self.budget = parse_budget(self.recipe.budget) if self.recipe.budget else None
         self.predicted: dict[str, float] = {}
         with suppress(DoranError):  # a forecast is a comfort: without one, the stages to come are left out
-            plans = recipe_plans(self.run_dir / "recipe.yaml", (), self.hardware, Efficiency())
+            plans = recipe_plans(self.run_dir / "recipe.yaml", (), self.hardware, standard(self.hardware))
             self.predicted = {plan.name: plan.total.seconds for plan in plans}
 
     def open(self, folder: Path, stage: str) -> Meter:
