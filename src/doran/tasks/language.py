@@ -59,3 +59,9 @@ def dominant(text: str) -> Language | None:
 def leaks(text: str) -> int:
     """Number of Hanja, Kana and Bopomofo letters: none belongs in a Korean or English thought."""
     return len(_FOREIGN.findall(text))
+
+
+def leak_share(text: str) -> float:
+    """The leak meter: Hanja, Kana and Bopomofo letters over all letters (0 to 1); 0.0 for a text without letters."""
+    letters = len(re.findall(r"[^\W\d_]", text))
+    return min(1.0, leaks(text) / letters) if letters else 0.0

@@ -27,14 +27,28 @@ class WorkerFailed(Exception):
 
 
 class Worker:
-    """One child process, started when first asked."""
+    """One child process, started when first asked. Another kind of work is a subclass with a `command` of its own."""
+
+    what = "the comparison"
+    stderr: int | None = subprocess.DEVNULL
 
     def __init__(self, timeout_s: float, memory_mb: int) -> None:
         self.timeout_s, self.memory_mb = timeout_s, memory_mb
         self.process: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[..., Worker] | None = None
+        self._greeting: dict[str, object] = {}
 
-    def ask(self, request: dict[str, str]) -> dict[str, object]:
+    def command(self) -> list[str]:
+        """What to run; it says ready (or why not: {"refused": ...}), then answers a line with a line."""
+        # -P: the folder of this file holds a math.py, which must not stand in for Python's own
+        return [sys.executable, "-P", str(_WORKER), str(self.memory_mb)]
+
+    def begin(self) -> dict[str, object]:
+        """Start it, if need be, and return what it said when it was ready. Raises WorkerFailed."""
+        self._running()
+        return self._greeting
+
+    def ask(self, request: object) -> dict[str, object]:
         """Send one request and wait for its reply. Raises WorkerFailed."""
         process = self._running()
         assert process.stdin is not None
@@ -43,19 +57,22 @@ class Worker:
             process.stdin.flush()
         except OSError:
             self.stop()
-            raise WorkerFailed("the comparison died") from None
+            raise WorkerFailed(f"{self.what} died") from None
         return self._reply(process, self.timeout_s)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:
             self.stop()
-            # -P: the folder of this file holds a math.py, which must not stand in for Python's own
-            command = [sys.executable, "-P", str(_WORKER), str(self.memory_mb)]
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                self.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr
             )
             self._end = weakref.finalize(self, _kill, self.process)  # also at exit, or when nobody holds the pool
-            self._reply(self.process, START_TIMEOUT_S)
+            process = self.process
+            self._greeting = self._reply(process, START_TIMEOUT_S)
+            if "refused" in self._greeting:
+                self.stop()
+                raise WorkerFailed(str(self._greeting["refused"]))
+            return process
         return self.process
 
     def _reply(self, process: subprocess.Popen[bytes], timeout_s: float) -> dict[str, object]:
@@ -70,7 +87,7 @@ class Worker:
                 piece = process.stdout.read1(4096)  # type: ignore[attr-defined]
                 if not piece:
                     self.stop()
-                    raise WorkerFailed("the comparison died, most likely for memory")
+                    raise WorkerFailed(f"{self.what} died, most likely for memory")
                 line += piece
         reply: dict[str, object] = json.loads(line)
         return reply
