@@ -7,6 +7,8 @@ exception, a `break` or a cancelled task, gives its slots back (`async with`).
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +25,8 @@ from doran.serve.settings import ServeSettings
 from doran.serve.structure import Grammars
 from doran.serve.worker import Ended, Ticket, Worker
 from doran.text.tokenizer import Tokenizer
+
+log = logging.getLogger("doran.serve")
 
 
 @dataclass
@@ -92,6 +96,8 @@ class Service:
 
     def run(self, job: Job) -> Generation:
         """Submit a job. Raises at once where it cannot be taken: UsageError, QueueFull, Stopping, OutOfMemory."""
+        if self.settings.log_prompts:
+            log.info(json.dumps({"prompt": self.tokenizer.decode(job.prompt_ids)}, ensure_ascii=False))
         return Generation(self, job)
 
 
