@@ -5,7 +5,7 @@ peak memory is its own. Predictions come from plan/ and that profile alone.
 
     python bench/plan_check.py --profile FILE                # measure the machine into FILE
     python bench/plan_check.py --profile FILE --job 3        # measure one job, print one JSON line
-    python bench/plan_check.py --profile FILE --rows ROWS --json FILE    # join and compare
+    python bench/plan_check.py --profile FILE --rows ROWS --json OUT    # compare
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 @dataclass(frozen=True)
 class Task:
-    """`kind`: train, score or decode; `tokens` of a step, or sequences decoded; `length` of a document or completion."""
+    """`kind`: train, score or decode. `tokens` of a step, or sequences decoded. `length` of one text."""
 
     kind: str
     family: str
@@ -218,12 +218,11 @@ def compare(args: argparse.Namespace) -> None:
         args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-NOTE = (
-    "The CPU's five values of the efficiency model (`CPU` in `src/doran/plan/hardware.py`) were fitted to these very jobs, "
-    "so this table shows that one set of values describes them all, not that a new job is met as well: refitted without "
-    "the judged job, the median error of its time was 10% (least 2%, most 33%, decoding worst). The profile (peak, memory "
-    "bandwidth, cost of an operation) is what `doran doctor --save` measured beside them."
-)
+NOTE = """\
+The CPU's values of the efficiency model (`CPU` in `src/doran/plan/hardware.py`) and the runtime's share of memory were
+fitted to these very jobs, so this table shows that one set of values describes them all, not that a new job is met as
+well: refitted without the judged job, the median error of its time was 10% (2% to 33%, decoding worst). The profile
+(peak, memory bandwidth, cost of an operation) is what `doran doctor --save` measured beside them."""
 
 if __name__ == "__main__":
     main()

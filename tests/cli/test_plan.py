@@ -86,3 +86,15 @@ def test_a_timeline_is_drawn(capsys, tmp_path):
 def test_mistakes_are_one_line_with_a_hint(capsys, args, words):
     code, out, err = run(capsys, *args)
     assert code == 2 and words in err and "hint:" in err and not out
+
+
+def test_the_measured_machine_is_kept_and_planned_with(capsys, tmp_path, monkeypatch, repo_root):
+    from doran.cli import doctor
+    from doran.plan.profiles import save_profile
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    measured = doctor.measured_profile()
+    assert measured.memory_bandwidth > 1e8 and 0 < measured.op_seconds < 1e-2 and measured.peak("bfloat16") > 1e8
+    save_profile(measured)
+    code, out, _ = run(capsys, str(repo_root / "recipes" / "smoke.yaml"))
+    assert code == 0 and measured.name in out

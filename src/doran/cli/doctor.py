@@ -70,7 +70,7 @@ def main(
 
 
 def measured_profile() -> Hardware:
-    """This machine as `doran plan` wants it. Watts are not measured: a usual figure per core; edit the file if known."""
+    """This machine as `doran plan` wants it. Watts are not measured but a usual figure per core: edit the file."""
     from doran.plan.hardware import Hardware
 
     facts = device.machine()
