@@ -222,6 +222,7 @@ def subverbs(verb: str) -> list[str]:
 def help_of(*verb: str) -> str:
     """What the command itself says, 100 columns wide."""
     settings = {"COLUMNS": "100", "NO_COLOR": "1", "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
+    settings["DORAN_LANG"] = "en"
     command = [sys.executable, "-m", "doran.cli", *verb, "--help"]
     return subprocess.run(command, env=settings, capture_output=True, text=True, check=True).stdout.strip()
 

@@ -15,6 +15,7 @@ os.environ.update(
     NO_COLOR="1",
     COLUMNS="120",
     TERM="dumb",
+    DORAN_LANG="en",
 )
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 

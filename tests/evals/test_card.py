@@ -20,8 +20,10 @@ def result() -> EvalResult:
 
 def test_the_front_matter_is_yaml_with_scores() -> None:
     receipts = [{"stage": "sft", "seconds": 90.0, "steps": 5, "tokens": 1000}]
-    text = Card(name="mine", config={"model_type": "qwen2"}, license="apache-2.0",
-                base_model="their/base", data=["our | FAQ"], receipts=receipts, results=[result()]).render()  # fmt: skip
+    text = Card(
+        name="mine", config={"model_type": "qwen2"}, license="apache-2.0", base_model="their/base",
+        data=["our | FAQ"], receipts=receipts, results=[result()],
+    ).render()  # fmt: skip
     front = yaml.safe_load(text.split("---\n")[1])
     front = {key: front[key] for key in ("license", "base_model", "language", "model-index")}
     assert list(front.values())[:3] == ["apache-2.0", "their/base", ["en", "ko"]]

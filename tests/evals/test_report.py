@@ -125,7 +125,16 @@ def test_unknown_keys_are_refused_with_the_nearest():
 def test_known_metrics_get_charts_and_the_rest_is_folded():
     markup = render({"title": "t", "curves": {"zero": [(0, {"reward": 0, "step_seconds": 2.0})]}})
     before, after = markup.split("More curves")
-    assert "<figcaption>Reward" in before and "<figcaption>step_seconds" in after
+    assert '<figcaption><span class="en">Reward' in before and "<figcaption>step_seconds" in after
+
+
+def test_the_page_is_english_and_korean_with_a_switch_and_without_script():
+    markup = render({"title": "t", "tables": [{"title": "Cost", "columns": ["model", "x"], "rows": [["Results", 1.0]]}],
+                     "samples": [{"prompt": "Results", "answer": "Cost"}]})  # fmt: skip
+    page = Page(markup)
+    assert "결과" in page.text and "비용" in page.text and '<label for="lang-ko" lang="ko">한국어</label>' in markup
+    assert '<p class="prompt">Results</p>' in markup  # what people and models wrote stays as it is
+    assert "<script" not in markup
 
 
 def test_the_file_is_written_whole(tmp_path):

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import doran
 from doran.base.errors import DoranError, OutOfMemory, UsageError, suggest
+from doran.cli.messages import from_environment, option_help, spoken, told, verb_help
 from doran.cli.verbs import NAMES, help_page
 
 EXTRA_OF = {  # an import that fails -> the optional part of doran that brings it
@@ -38,10 +39,12 @@ def main() -> NoReturn:
 
 def run(args: Sequence[str]) -> int:
     """The exit code of the command line `args`. Users' errors are printed, our own mistakes keep their traceback."""
+    language = from_environment(os.environ)
     try:
-        return _dispatch(args)
+        args, language = spoken(args)
+        return _dispatch(args, language)
     except KeyboardInterrupt:
-        return _report(DoranError("interrupted"), code=130)
+        return _report(DoranError("interrupted"), language, code=130)
     except BrokenPipeError:  # the reader of our output (head, less) has gone: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -49,7 +52,7 @@ def run(args: Sequence[str]) -> int:
         known = as_user_error(error)
         if known is None:
             raise
-        return _report(known)
+        return _report(known, language)
 
 
 def as_user_error(error: BaseException) -> DoranError | None:
@@ -66,10 +69,10 @@ def as_user_error(error: BaseException) -> DoranError | None:
     return None
 
 
-def _dispatch(args: Sequence[str]) -> int:
+def _dispatch(args: Sequence[str], language: str = "en") -> int:
     verb = args[0] if args else "--help"
     if verb in ("--help", "-h", "help"):
-        print(help_page())
+        print(help_page(language))
         return 0 if args else 2
     if verb in ("--version", "-V"):
         print(f"doran {doran.__version__}")
@@ -77,10 +80,10 @@ def _dispatch(args: Sequence[str]) -> int:
     if verb not in NAMES:
         what = "option" if verb.startswith("-") else "verb"
         raise UsageError(f"unknown {what} {verb!r}", hint=f"{suggest(verb, NAMES)} (`doran --help` explains them)")
-    return _run_verb(verb, args[1:])
+    return _run_verb(verb, args[1:], language)
 
 
-def _run_verb(verb: str, args: Sequence[str]) -> int:
+def _run_verb(verb: str, args: Sequence[str], language: str = "en") -> int:
     import typer
 
     module = importlib.import_module(f"doran.cli.{verb}")
@@ -91,8 +94,13 @@ def _run_verb(verb: str, args: Sequence[str]) -> int:
     app.command(context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100})(command)
     # typer exports BadParameter but not its base, which also stands for unknown and missing options.
     usage_error: Any = typer.BadParameter.__mro__[1]
+    parsed = typer.main.get_command(app)
+    parsed.help = verb_help(verb, parsed.help, language)
+    for option in parsed.params:
+        if hasattr(option, "help"):
+            option.help = option_help(option.help, language)
     try:
-        result = typer.main.get_command(app).main(list(args), prog_name=f"doran {verb}", standalone_mode=False)
+        result = parsed.main(list(args), prog_name=f"doran {verb}", standalone_mode=False)
     except usage_error as error:
         raise UsageError(error.format_message(), hint=f"doran {verb} --help lists all options") from None
     except typer.Abort:
@@ -100,10 +108,11 @@ def _run_verb(verb: str, args: Sequence[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _report(error: DoranError, code: int | None = None) -> int:
-    print(f"error: {error.message}", file=sys.stderr)
+def _report(error: DoranError, language: str = "en", code: int | None = None) -> int:
+    words = ("오류", "도움말") if language == "ko" else ("error", "hint")
+    print(f"{words[0]}: {told(error.message, language)}", file=sys.stderr)
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        print(f"{words[1]}: {told(error.hint, language)}", file=sys.stderr)
     return error.exit_code if code is None else code
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from doran.cli.messages import told
+
 
 class Verb(NamedTuple):
     """One row of the help page; the module is `doran.cli.NAME`."""
@@ -38,7 +40,7 @@ VERBS = (
 NAMES = tuple(verb.name for verb in VERBS)
 
 
-def help_page() -> str:
+def help_page(language: str = "en") -> str:
     """The text of `doran --help`."""
     lines = [
         "Usage: doran VERB [OPTIONS]",
@@ -50,8 +52,8 @@ def help_page() -> str:
     for verb in VERBS:
         if verb.group != group:
             group = verb.group
-            lines += ["", f"{group}:"]
-        lines.append(f"  {verb.name:<10} {verb.summary}")
+            lines += ["", f"{told(group, language)}:"]
+        lines.append(f"  {verb.name:<10} {told(verb.summary, language)}")
     lines += [
         "",
         "doran VERB --help explains a verb and its options.   doran --version",
@@ -64,4 +66,4 @@ def help_page() -> str:
         "Exit codes: 0 ok, 1 failed, 2 wrong usage or settings, 3 a check failed,",
         "4 out of memory, 5 budget reached, 130 interrupted.",
     ]
-    return "\n".join(lines)
+    return "\n".join(told(line, language) for line in lines)

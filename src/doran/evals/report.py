@@ -29,6 +29,8 @@ from typing import Any
 
 from doran.base.errors import ConfigError, suggest
 from doran.base.files import write_atomic
+from doran.evals.bilingual import CSS as SWITCH_CSS
+from doran.evals.bilingual import SWITCH, bilingual
 from doran.evals.charts import Axes, Series, interval_mark, line_chart, number, time_bar
 from doran.evals.metrics import Interval
 from doran.evals.run import EvalResult
@@ -72,11 +74,11 @@ def render(data: Data) -> str:
     nav = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in sections)
     main = "".join(f'<section><h2 id="{anchor}">{title}</h2>{body}</section>' for anchor, title, body in sections)
     title, subtitle = escape(str(data.get("title", "doran run"))), data.get("subtitle")
-    return (
+    return bilingual(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{CSS}</style></head><body><header><h1>{title}</h1>"
+        f"<title>{title}</title><style>{CSS}{SWITCH_CSS}</style></head><body>{SWITCH}<header><h1>{title}</h1>"
         + (f'<p class="soft">{escape(str(subtitle))}</p>' if subtitle else "")
         + f'{_headline(data)}<nav aria-label="Sections">{nav}</nav></header><main>{main}</main>'
         "<footer>Made by doran. This file is complete: it loads nothing and runs nothing.</footer></body></html>\n"
