@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -15,9 +14,7 @@ from starlette.types import ASGIApp
 import doran
 from doran.serve import chat_api, completions_api, errors, messages_api, plain_api, responses_api
 from doran.serve.generation import Service
-from doran.serve.security import Gate
-
-WEB = Path(__file__).parent / "web"
+from doran.serve.security import WEB, Gate
 
 
 def create_app(service: Service, keys: dict[str, str] | None = None) -> ASGIApp:

@@ -184,9 +184,7 @@ class _Shape:
             call |= {"id": call_id(), "type": "function", "function": {"name": piece.text, "arguments": ""}}
         return {"tool_calls": [call]}
 
-    def _chunk(
-        self, index: int, delta: dict[str, Any], logprobs: list[Any] | None = None, **end: Any
-    ) -> bytes:
+    def _chunk(self, index: int, delta: dict[str, Any], logprobs: list[Any] | None = None, **end: Any) -> bytes:
         content = {"content": logprobs, "refusal": None} if self.body.logprobs and logprobs else None
         choice = {"index": index, "delta": delta, "logprobs": content, "finish_reason": None, **end}
         return data({**self.head("chat.completion.chunk"), "choices": [choice]})

@@ -55,9 +55,7 @@ async def jobs_of(service: Service, body: CompletionRequest) -> list[Job]:
         raise ApiError(400, f"{len(prompts) * best} replies are more than this server makes at once", "n")
     wanted = Wanted(body.max_tokens or 16, stops(body.stop), best, body.logprobs)
     thinking = Thinking(max_seconds=body.max_seconds, answer_language=body.answer_language)
-    return [
-        await make_job(service, Prompt(ids, False), body, wanted, thinking, body, split=False) for ids in prompts
-    ]
+    return [await make_job(service, Prompt(ids, False), body, wanted, thinking, body, split=False) for ids in prompts]
 
 
 def _prompts(service: Service, prompt: str | Sequence[Any]) -> list[list[int]]:
@@ -87,17 +85,26 @@ class _Shape:
 
     async def whole(self) -> dict[str, Any]:
         """The answer without streaming."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(collect(self.service.run(job))) for job in self.jobs]
         choices, ended = [], []
-        for job, task in zip(self.jobs, tasks, strict=True):
-            made = task.result()
+        for job, made in zip(self.jobs, await self._gathered(), strict=True):
             ended += [c.done for c in made]
             kept = sorted(made, key=lambda c: -c.done.mean_logprob if c.done else 0.0) if self.body.best_of else made
             choices += [self._choice(job, c) for c in kept[: self.body.n or 1]]
         for i, choice in enumerate(choices):
             choice["index"] = i
         return {**self.head(), "choices": choices, "usage": self._usage(ended)}
+
+    async def _gathered(self) -> list[list[Collected]]:
+        """All prompts' choices, made together. Where one cannot be taken or fails, the others are given up."""
+        running: list[Generation] = []
+        try:
+            for job in self.jobs:
+                running.append(self.service.run(job))
+            return await asyncio.gather(*map(collect, running))
+        except BaseException:
+            for generation in running:
+                generation.abort()
+            raise
 
     def _echo(self, job: Job) -> str:
         return self.service.tokenizer.decode(job.prompt_ids, skip_special=True) if self.body.echo else ""

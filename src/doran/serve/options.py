@@ -37,9 +37,7 @@ class Wanted:
 def check_model(service: Service, name: str | None) -> None:
     """404 unless the name is the served one."""
     if name is not None and name != service.settings.name:
-        raise ApiError(
-            404, f"no model {name!r} here; it serves {service.settings.name!r}", "model", "model_not_found"
-        )
+        raise ApiError(404, f"no model {name!r} here; it serves {service.settings.name!r}", "model", "model_not_found")
 
 
 def thinks(t: Thinking, switch: bool | None) -> bool | None:

@@ -19,7 +19,9 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter()
 
     def card() -> dict[str, Any]:
+        s = service.settings
         return {
+            "price_per_million": {"input": s.price_input, "output": s.price_output},
             "id": service.settings.name,
             "object": "model",
             "created": service.started,

@@ -26,7 +26,7 @@ from doran.serve.errors import ApiError, answer
 from doran.serve.generation import Service
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-OPEN_PATHS = ("/health", "/")
+WEB = Path(__file__).parent / "web"  # the page at `/`; its files hold nothing that a key protects
 log = logging.getLogger("doran.serve")
 
 
@@ -72,6 +72,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, service: Service, keys: dict[str, str]) -> None:
         self.app, self.service, self.keys = app, service, keys
+        self.open = {"/", "/health"} | {f"/{f.relative_to(WEB)}" for f in WEB.rglob("*") if f.is_file()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or pass on with a counted body; log and count the answer."""
@@ -115,7 +116,7 @@ class Gate:
             host = re.sub(r":\d*$", "", headers.get("host", "")).strip("[]")
             if host not in (*LOOPBACK, self.service.settings.host):
                 raise ApiError(403, f"this server does not answer as {host!r}")
-        elif path not in OPEN_PATHS and not path.startswith("/static"):
+        elif path not in self.open:
             found = self._caller(headers)
             if found is None:
                 raise ApiError(401, "no valid API key", code="invalid_api_key")

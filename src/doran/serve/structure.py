@@ -17,7 +17,8 @@ from torch import Tensor
 from doran.base.errors import UsageError
 from doran.text.tokenizer import Tokenizer
 
-COMPACT = {"whitespace_flexible": False}  # no line breaks between the parts: endless blanks are a small model's trap
+# A space, or a line break and an indent: what people write. Without an end, blanks are a small model's trap.
+SPACING = {"whitespace_flexible": True, "whitespace_pattern": r" |\n {0,12}"}
 
 
 class Grammars:
@@ -35,7 +36,7 @@ class Grammars:
         """The grammar of JSON texts that obey `schema` (None: any object). UsageError: what is not supported."""
         schema = {"type": "object"} if schema is None else schema
         try:
-            return self.checked(self._lib.LLMatcher.grammar_from_json_schema(schema, overrides=COMPACT))  # type: ignore[arg-type]
+            return self.checked(self._lib.LLMatcher.grammar_from_json_schema(schema, overrides=SPACING))  # type: ignore[arg-type]
         except ValueError as error:
             raise UsageError(f"the JSON schema: {error}") from None
 

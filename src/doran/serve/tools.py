@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from doran.serve.structure import COMPACT, Grammars
+from doran.serve.structure import SPACING, Grammars
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def calls_grammar(grammars: Grammars, form: ToolFormat, tools: Sequence[Tool], p
     """One call or more of `tools`, from behind the trigger on (`trigger=True`: the trigger too)."""
     rules = []
     for i, tool in enumerate(tools):
-        schema = json.dumps({"type": "object", **tool.parameters, "x-guidance": COMPACT}, ensure_ascii=False)
+        schema = json.dumps({"type": "object", **tool.parameters, "x-guidance": SPACING}, ensure_ascii=False)
         start = f"{grammars.literal(tool.name + form.name_end)} %json {schema}"
         rules.append(f"call{i}: {start} {grammars.literal(form.close)}")
     calls = " | ".join(f"call{i}" for i in range(len(tools)))
