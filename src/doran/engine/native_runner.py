@@ -17,6 +17,7 @@ from torch import Tensor
 
 from doran.base.errors import OutOfMemory
 from doran.engine.panels import POINTERS, Packed, covers, reals, sizes
+from doran.engine.quant_panels import QuantPanels, covers_packed
 from doran.engine.sampler import RowParams
 from doran.engine.slots import Slots
 from doran.models.decoder import Decoder
@@ -63,9 +64,11 @@ class NativeRunner:
         self.num_slots, self.capacity = max_batch, config.max_position_embeddings
         self.threads = torch.get_num_threads()
         self._lib = _library()
-        self._packed, self._rope = Packed(model, dtype), model.rope
+        self._packed = QuantPanels(model) if model.quantized else Packed(model, dtype)
+        self._rope = model.rope
         self._positions, self._used = 0, 0
-        self._open(sizes(config, dtype, cache_dtype), budget, arena)
+        kinds = self._packed.embed_kind, self._packed.head_kind
+        self._open(sizes(config, dtype, cache_dtype, *kinds), budget, arena)
 
     def _open(self, shape: list[int], budget: int, arena: Arena) -> None:
         vocab_pad = -(-self.config.vocab_size // 16) * 16
@@ -191,9 +194,10 @@ def native_runner(
     arena: Arena | None = None,
 ) -> NativeRunner | None:
     """The native runner where there is a compiler and the model is covered; None otherwise."""
-    dtype = compute_dtype or model.model.embed_tokens.weight.dtype
+    dtype = torch.float32 if model.quantized else compute_dtype or model.dtype
     kept = cache_dtype or dtype
-    if not covers(model, dtype, kept) or library("decoder") is None:
+    covered = covers_packed(model) if model.quantized else covers(model, dtype, kept)
+    if not covered or library("decoder") is None:
         return None
     return NativeRunner(model, kept, dtype, budget, max_batch, arena or Arena())
 

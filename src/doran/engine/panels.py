@@ -23,7 +23,7 @@ from doran.models.decoder import Decoder
 PANEL = 16
 POINTERS = (
     "norm_in", "norm_post", "q_norm", "k_norm", "qkv_bias", "o_bias", "gate_up_bias", "down_bias", "route_bias",
-    "qkv", "q_b", "absorb", "value_up", "o", "gate_up", "down", "route", "expert_gate_up", "expert_down",
+    "qkv", "q_b", "absorb", "value_up", "o", "gate_up", "down", "route", "expert_gate_up", "expert_down", "kinds",
 )  # fmt: skip
 """What struct Layer in native/decoder.h holds, in its order."""
 _PARTS = (nn.Linear, nn.Embedding, RMSNorm)
@@ -45,8 +45,10 @@ def _layers(model: Decoder) -> list[DecoderLayer]:
     return list(model.model.layers[: model.config.num_hidden_layers])  # type: ignore[arg-type]
 
 
-def sizes(config: ModelConfig, weights: torch.dtype, cache: torch.dtype) -> list[int]:
-    """struct Sizes in native/decoder.h."""
+def sizes(
+    config: ModelConfig, weights: torch.dtype, cache: torch.dtype, embed_kind: int = 0, head_kind: int = 0
+) -> list[int]:
+    """struct Sizes in native/decoder.h; kinds are 0 for plain weights, else as quant_panels.py has them."""
     c, experts = config, max(config.n_routed_experts, 0)
     return [
         weights == torch.bfloat16, cache == torch.bfloat16, c.hidden_size, c.vocab_size, c.num_hidden_layers,
@@ -54,6 +56,7 @@ def sizes(config: ModelConfig, weights: torch.dtype, cache: torch.dtype) -> list
         c.v_head_dim if c.is_mla else c.head_dim, c.kv_lora_rank, c.q_lora_rank or 0, c.intermediate_size,
         c.moe_intermediate_size, experts, c.num_experts_per_tok, c.n_group, c.topk_group, c.norm_topk_prob,
         c.masked_group_score == "zero", c.moe_intermediate_size * c.n_shared_experts,
+        embed_kind, head_kind,
     ]  # fmt: skip
 
 
@@ -78,6 +81,8 @@ def interleaved(gate: Tensor, up: Tensor) -> Tensor:
 
 class Packed:
     """The packed weights of a model: `globals` and one list of tensors a layer, in the decoder's order."""
+
+    embed_kind = head_kind = 0
 
     def __init__(self, model: Decoder, dtype: torch.dtype) -> None:
         self.dtype = dtype

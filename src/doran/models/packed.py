@@ -10,9 +10,9 @@ from torch import nn
 
 from doran.arch.tensors import tensors
 from doran.formats.names import place
-from doran.formats.quant import Stored, concatenate
-from doran.layers.linear import QuantEmbedding, QuantExperts, QuantLinear, pack
-from doran.layers.moe import Experts
+from doran.formats.quant import Stored
+from doran.layers.linear import QuantEmbedding, QuantExperts, QuantLinear, QuantSwiGLU, interleave, pack
+from doran.layers.moe import Experts, SwiGLU
 from doran.models.decoder import Decoder
 from doran.models.families import empty
 from doran.models.source import Source, plain
@@ -24,11 +24,14 @@ def assemble(source: Source, dtype: torch.dtype, packed: bool | None = None) -> 
     every matrix, None packs where kernels are available."""
     model = empty(source.config, dtype)
     if kernels.available() if packed is None else packed:
+        replaced = "none"
         for path, module in list(model.named_modules()):
+            if path.startswith(replaced + "."):
+                continue
             stand_in = _packed_form(source, path, module, dtype)
             if stand_in is not None:
                 model.set_submodule(path, stand_in)
-                model.quantized = True
+                model.quantized, replaced = True, path
         if source.config.tie_word_embeddings and isinstance(model.model.embed_tokens, QuantEmbedding):
             model.tied_head = QuantLinear(pack(model.model.embed_tokens.table))
     _fill(model, source)
@@ -38,6 +41,9 @@ def assemble(source: Source, dtype: torch.dtype, packed: bool | None = None) -> 
 def _packed_form(source: Source, path: str, module: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     if isinstance(module, Experts):
         return _experts(source, path, len(module.gate_up_proj))
+    if isinstance(module, SwiGLU) and module.gate_proj.bias is None:
+        pair = _gate_up_down(source, path)
+        return None if pair is None else QuantSwiGLU(pack(pair[0]), pack(pair[1]))
     if not isinstance(module, nn.Linear | nn.Embedding) or path.endswith("kv_b_proj"):
         return None
     entry = source.get(f"{path}.weight")
@@ -46,22 +52,28 @@ def _packed_form(source: Source, path: str, module: nn.Module, dtype: torch.dtyp
     if isinstance(module, nn.Embedding):
         return QuantEmbedding(entry, dtype)
     bias = None if module.bias is None else plain(source.get(f"{path}.bias"))
-    return QuantLinear(pack(entry), bias)
+    return QuantLinear(pack(entry), bias, entry if source.config.is_mla and ".self_attn." in path else None)
+
+
+def _gate_up_down(source: Source, path: str) -> tuple[Stored, Stored] | None:
+    """Gate and up interleaved, and down; None where they cannot be joined."""
+    gate, up, down = (source.get(f"{path}.{name}_proj.weight") for name in ("gate", "up", "down"))
+    stored = isinstance(gate, Stored) and isinstance(up, Stored) and isinstance(down, Stored)
+    if not stored or gate.kind != up.kind or len(gate.codes) % kernels.PANEL:
+        return None
+    return interleave(gate, up), down
 
 
 def _experts(source: Source, path: str, count: int) -> QuantExperts | None:
-    gate_up, down = [], []
+    pairs = []
     for expert in range(count):
-        parts = [source.get(f"{path}.{expert}.{name}_proj.weight") for name in ("gate", "up", "down")]
-        kinds = {part.kind for part in parts[:2] if isinstance(part, Stored)}
-        stored = [part for part in parts if isinstance(part, Stored)]
-        if len(stored) < 3 or len(kinds) > 1:
+        pair = _gate_up_down(source, f"{path}.{expert}")
+        if pair is None:
             return None
-        gate_up.append(concatenate(stored[:2]))
-        down.append(stored[2])
-    if len({m.kind for m in down}) > 1 or len({m.kind for m in gate_up}) > 1:
+        pairs.append(pair)
+    if any(len({pair[i].kind for pair in pairs}) > 1 for i in (0, 1)):
         return None
-    return QuantExperts(pack(*gate_up), pack(*down))
+    return QuantExperts(pack(*(gate_up for gate_up, _ in pairs)), pack(*(down for _, down in pairs)))
 
 
 @torch.no_grad()

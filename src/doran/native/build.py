@@ -25,8 +25,8 @@ LIBRARIES = {
     "decoder": ("decoder.cpp",),
 }
 HEADERS = {
-    "kernels": ("common.h", "quant.h"),
-    "decoder": ("common.h", "tiles.h", "paged.h", "draw.h", "decoder.h"),
+    "kernels": ("common.h", "quant.h", "quant_tiles.h"),
+    "decoder": ("common.h", "quant.h", "quant_tiles.h", "tiles.h", "paged.h", "draw.h", "decoder.h"),
 }
 FLAGS = (
     "-std=c++20",

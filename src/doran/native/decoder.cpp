@@ -37,6 +37,7 @@ struct Typed : Decoder {
         std::vector<float> chosen_weight, weight_of, w;
         std::vector<int32_t> ids;
         std::vector<double> pieces;
+        Rounded rounded;
     };
     std::vector<Work> works;
     std::vector<Own> owns;
@@ -168,21 +169,21 @@ struct Typed : Decoder {
         const Layer& l = layers[layer];
         norms(w, o, l.norm_in, M);
         int64_t wide = z.mla ? (z.q_rank ? z.q_rank : z.heads * (z.nope + z.rope)) + z.rank + z.rope : (z.heads + 2 * z.groups) * z.rope, P = pad16(wide) / 16;
-        multiply(o.x[0], o.x.ld, M, l.qkv, z.hidden, t.from(P), t.to(P), into(w.qkv, l.qkv_bias));
+        product(l.kind(Layer::QKV), o.rounded, o.x[0], o.x.ld, M, l.qkv, z.hidden, t.from(P), t.to(P), into(w.qkv, l.qkv_bias));
         t.sync();
         if (z.q_rank) {
             if (t.rank == 0)
                 for (int64_t m = 0; m < M; m++) norm(w.qkv[m], l.q_norm, z.q_rank, r.inner_eps, w.low[m]);
             t.sync();
             P = pad16(z.heads * (z.nope + z.rope)) / 16;
-            multiply(w.low[0], w.low.ld, M, l.q_b, z.q_rank, t.from(P), t.to(P), into(w.q, nullptr));
+            product(l.kind(Layer::Q_B), o.rounded, w.low[0], w.low.ld, M, l.q_b, z.q_rank, t.from(P), t.to(P), into(w.q, nullptr));
             t.sync();
         }
         if (z.mla) latent(w, o, t, l, layer, places, slots, M);
         else grouped(w, o, t, l, layer, places, slots, M);
         t.sync();
         P = pad16(z.hidden) / 16;
-        multiply(w.o[0], w.o.ld, M, l.o, z.heads * z.value, t.from(P), t.to(P), added(w.h, l.o_bias));
+        product(l.kind(Layer::O), o.rounded, w.o[0], w.o.ld, M, l.o, z.heads * z.value, t.from(P), t.to(P), added(w.h, l.o_bias));
         t.sync();
     }
 
@@ -244,34 +245,38 @@ struct Typed : Decoder {
     void feed_forward(Work& w, Own& o, Team& t, const Layer& l, int64_t M) {
         norms(w, o, l.norm_post, M);
         int64_t inner = l.route ? z.shared : z.dense, P = pad16(inner) / 8, D = pad16(z.hidden) / 16, E = l.route ? z.experts : 0, PE = pad16(z.expert) / 8;
-        const int64_t in_size = units<T>(z.hidden) * PE * 16, out_size = units<T>(pad16(z.expert)) * D * 16;
+        const int64_t in_kind = l.kind(Layer::EXPERT_GATE_UP), out_kind = l.kind(Layer::EXPERT_DOWN), width = pad16(z.expert);  // bytes of an expert:
+        const int64_t in_size = PE * (in_kind ? q_panel_bytes(in_kind - 1, z.hidden) : units<T>(z.hidden) * 64);
+        const int64_t out_size = D * (out_kind ? q_panel_bytes(out_kind - 1, width) : units<T>(width) * 64);
         if (E) route(o, l, M);
         for (int64_t e = 0; e < E; e++) {
             int64_t first = o.begin[e], n = o.begin[e + 1] - first;
             if (n == 0) continue;
             for (int64_t i = 0; i < n; i++) std::memcpy(o.picked[i], o.x[o.row_of[first + i]], size_t(o.x.ld) * sizeof(T));
-            multiply(o.picked[0], o.picked.ld, n, (const float*)l.expert_gate_up + e * in_size, z.hidden, t.from(PE), t.to(PE), gated(w.expert_act, nullptr, first));
+            product(in_kind, o.rounded, o.picked[0], o.picked.ld, n, (const uint8_t*)l.expert_gate_up + e * in_size, z.hidden, t.from(PE), t.to(PE), gated(w.expert_act, nullptr, first));
         }
-        if (inner) multiply(o.x[0], o.x.ld, M, l.gate_up, z.hidden, t.from(P), t.to(P), gated(w.act, l.gate_up_bias, 0));
+        if (inner) product(l.kind(Layer::GATE_UP), o.rounded, o.x[0], o.x.ld, M, l.gate_up, z.hidden, t.from(P), t.to(P), gated(w.act, l.gate_up_bias, 0));
         t.sync();
         for (int64_t e = 0; e < E; e++) {  // experts in order, shared last: a row's sum has one order whatever the batch
             int64_t first = o.begin[e], n = o.begin[e + 1] - first;
             if (n == 0) continue;
-            multiply(w.expert_act[first], w.expert_act.ld, n, (const float*)l.expert_down + e * out_size, pad16(z.expert), t.from(D), t.to(D),
+            product(out_kind, o.rounded, w.expert_act[first], w.expert_act.ld, n, (const uint8_t*)l.expert_down + e * out_size, width, t.from(D), t.to(D),
                      [&](int64_t m, int64_t p, const float* v, int64_t count) {
                          float *y = w.h[o.row_of[first + m]] + p * 16, s = o.weight_of[first + m];
                          for (int64_t i = 0; i < count * 16; i += 16) put16(y + i, get16(y + i) + s * get16(v + i));
                      });
         }
-        if (inner) multiply(w.act[0], w.act.ld, M, l.down, pad16(inner), t.from(D), t.to(D), added(w.h, l.down_bias));
+        if (inner) product(l.kind(Layer::DOWN), o.rounded, w.act[0], w.act.ld, M, l.down, pad16(inner), t.from(D), t.to(D), added(w.h, l.down_bias));
         t.sync();
     }
 
     // ---- the step ----
     void forward(Work& w, Own& o, Team& t, const int64_t* tokens, const int64_t* places, const int64_t* slots, int64_t M) {
         if (t.rank == 0)
-            for (int64_t m = 0; m < M; m++)
-                for (int64_t i = 0; i < z.hidden; i++) w.h[m][i] = load((const T*)embed, tokens[m] * z.hidden + i);
+            for (int64_t m = 0; m < M; m++) {
+                if (z.embed_kind) unpack_row(z.embed_kind - 1, (const uint8_t*)embed, z.hidden, tokens[m], w.h[m]);
+                else for (int64_t i = 0; i < z.hidden; i++) w.h[m][i] = load((const T*)embed, tokens[m] * z.hidden + i);
+            }
         t.sync();
         for (int64_t layer = 0; layer < z.layers; layer++) {
             attention(w, o, t, layer, places, slots, M);
@@ -281,7 +286,7 @@ struct Typed : Decoder {
     void predict(Work& w, Own& o, Team& t, int64_t M) {  // logits of the M rows whose states are in w.h
         norms(w, o, norm_out, M);
         int64_t P = vocab_pad / 16;
-        multiply(o.x[0], o.x.ld, M, head, z.hidden, t.from(P), t.to(P), into(w.logits, nullptr));
+        product(z.head_kind, o.rounded, o.x[0], o.x.ld, M, head, z.hidden, t.from(P), t.to(P), into(w.logits, nullptr));
         t.sync();
     }
     void deliver(Work& w, Own& o, Team& t, int64_t first, int64_t M, float* logits, Columns* d) {
@@ -341,7 +346,7 @@ struct Typed : Decoder {
 };
 
 extern "C" {
-// globals: embed, norm, head, cos, sin. layer_pointers: 19 a layer, as in struct Layer.
+// globals: embed, norm, head, cos, sin. layer_pointers: 20 a layer, as in struct Layer.
 void* decoder_open(const int64_t* sizes, const double* reals, const void* const* globals, const void* const* layer_pointers, int64_t most_rows, int64_t threads) {
     Sizes z;
     std::memcpy(&z, sizes, sizeof z);

@@ -6,16 +6,20 @@
 
 #include "draw.h"
 #include "paged.h"
+#include "quant_tiles.h"
 
 struct Layer {  // packed matrices (engine/panels.py) and fp32 vectors; null where the model has none
     const float *norm_in, *norm_post, *q_norm, *k_norm, *qkv_bias, *o_bias, *gate_up_bias, *down_bias, *route_bias;
     const void *qkv, *q_b, *absorb, *value_up, *o, *gate_up, *down, *route, *expert_gate_up, *expert_down;
+    const int64_t* kinds;  // of these ten: 0 plain, else 1 + their QuantFormat; null: all plain
+    enum Matrix { QKV, Q_B, ABSORB, VALUE_UP, O, GATE_UP, DOWN, ROUTE, EXPERT_GATE_UP, EXPERT_DOWN };
+    int64_t kind(Matrix m) const { return kinds ? kinds[m] : 0; }
 };
-static_assert(sizeof(Layer) == 19 * sizeof(void*));
+static_assert(sizeof(Layer) == 20 * sizeof(void*));
 
 struct Sizes {  // in the order of engine/panels.py
     int64_t bf16_weights, bf16_cache, hidden, vocab, layers, heads, groups, mla, nope, rope, value, rank, q_rank, dense, expert, experts, top_k, n_group, topk_group,
-        norm_topk, mask_zero, shared;
+        norm_topk, mask_zero, shared, embed_kind, head_kind;
 };
 struct Reals { double eps, inner_eps, scale, routed_scale; };
 
@@ -54,6 +58,13 @@ template <class X> struct Rows {  // zeroed once; what lies beyond a row's width
     void open(int64_t rows, int64_t width) { ld = (width + 15) / 16 * 16; data.assign(size_t(rows * ld), X(0)); }
     X* operator[](int64_t row) { return data.data() + row * ld; }
 };
+
+// A product with a matrix of either sort: `kind` 0 is the plain one of tiles.h, else 1 + a QuantFormat.
+template <class T, class Done>
+static inline void product(int64_t kind, Rounded& room, const T* a, int64_t lda, int64_t rows, const void* packed, int64_t k, int64_t p0, int64_t p1, Done done) {
+    if (kind) multiply_packed(kind - 1, room, a, lda, rows, (const uint8_t*)packed, k, p0, p1, done);
+    else multiply(a, lda, rows, packed, k, p0, p1, done);
+}
 
 static inline int64_t pad16(int64_t n) { return (n + 15) / 16 * 16; }
 

@@ -16,6 +16,7 @@ from doran.native.build import library
 
 SOURCES = ("int8", "int4", "q8_0", "q4_0", "q4_k", "q6_k")  # the order is quant_pack.cpp's
 LAYOUTS = {"int8": 0, "q8_0": 0, "int4": 1, "q4_0": 1, "q4_k": 2, "q6_k": 3}
+PANEL = 16  # rows a panel, as in quant.h
 ISAS = {"best": 0, "scalar": 1, "avx2": 2, "avx512": 3}
 
 
