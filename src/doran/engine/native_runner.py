@@ -17,7 +17,7 @@ from torch import Tensor
 
 from doran.base.errors import OutOfMemory
 from doran.engine.panels import POINTERS, Packed, covers, reals, sizes
-from doran.engine.quant_panels import QuantPanels, covers_packed
+from doran.engine.quant_panels import covers_packed, held_panels
 from doran.engine.sampler import RowParams
 from doran.engine.slots import Slots
 from doran.models.decoder import Decoder
@@ -64,7 +64,7 @@ class NativeRunner:
         self.num_slots, self.capacity = max_batch, config.max_position_embeddings
         self.threads = torch.get_num_threads()
         self._lib = _library()
-        self._packed = QuantPanels(model) if model.quantized else Packed(model, dtype)
+        self._packed = held_panels(model) if model.quantized else Packed(model, dtype)
         self._rope = model.rope
         self._positions, self._used = 0, 0
         kinds = self._packed.embed_kind, self._packed.head_kind

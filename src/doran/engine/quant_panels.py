@@ -35,6 +35,13 @@ def covers_packed(model: Decoder) -> bool:
     )
 
 
+def held_panels(model: Decoder) -> QuantPanels:
+    """The model's panels, made once: quantised weights never change."""
+    if not isinstance(model.step_form, QuantPanels):
+        model.step_form = QuantPanels(model)
+    return model.step_form
+
+
 def _fits(layer: nn.Module) -> bool:
     assert isinstance(layer, DecoderLayer)
     return _attention_fits(layer.self_attn) and (

@@ -46,6 +46,7 @@ class Decoder(nn.Module):
         )
         self.rope = Rope(config)
         self.quantized = False  # some matrices are packed (models/packed.py): no training, no saving
+        self.step_form: object | None = None  # of a quantised model: what native steps use (engine/quant_panels.py)
         self.tied_head: nn.Module | None = None  # the packed form of a tied embedding, for `logits`
 
     @property

@@ -18,6 +18,9 @@ from doran.models.families import empty
 from doran.models.source import Source, plain
 from doran.native import quant as kernels
 
+# Projections whose rows native steps want in the order of the rotation (engine/quant_panels.py).
+_TURNED = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa")
+
 
 def assemble(source: Source, dtype: torch.dtype, packed: bool | None = None) -> Decoder:
     """The Decoder of a source. `dtype` is that of dense weights and of the residual stream; `packed` False expands
@@ -52,7 +55,7 @@ def _packed_form(source: Source, path: str, module: nn.Module, dtype: torch.dtyp
     if isinstance(module, nn.Embedding):
         return QuantEmbedding(entry, dtype)
     bias = None if module.bias is None else plain(source.get(f"{path}.bias"))
-    return QuantLinear(pack(entry), bias, entry if source.config.is_mla and ".self_attn." in path else None)
+    return QuantLinear(pack(entry), bias, entry if path.endswith(_TURNED) and source.config.is_mla else None)
 
 
 def _gate_up_down(source: Source, path: str) -> tuple[Stored, Stored] | None:
