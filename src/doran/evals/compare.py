@@ -77,7 +77,7 @@ def compare(a: EvalResult, b: EvalResult, allow: Sequence[str] = ()) -> Comparis
     return Comparison(
         a=sum(shares[0].values()) / len(keys),
         b=sum(shares[1].values()) / len(keys),
-        difference=paired_difference(*shares),
+        difference=paired_difference(shares[0], shares[1]),
         interval=bootstrap(gains),
         p_value=sign_flip_p(whole),
         tokens=bootstrap(lengths),

@@ -110,7 +110,8 @@ class EngineSampler:
         """One chunk: all its completions in one call."""
         prompts = [self.style(self.tokenizer, item.prompt) for item in items]
         params = [replace(self.params, seed=seed_for("eval", self.params.seed, i.key, i.language)) for i in items]
-        shown = {"on_finish": lambda index, completion: self.on_finish()} if self.on_finish else {}
+        tick = self.on_finish
+        shown = {"on_finish": lambda index, completion: tick()} if tick else {}
         began = time.perf_counter()
         completions = self.engine.generate(prompts, params, n=k, **shown)
         seconds = (time.perf_counter() - began) / len(items)
