@@ -55,7 +55,7 @@ class Source:
         found: list[Any] = []
         unusable = 0
         for again in range(DRAWS_PER_PROMPT):
-            name: tuple[object, ...] = ("grpo prompts", s.seed, step, attempt)
+            name: tuple[str | int, ...] = ("grpo prompts", s.seed, step, attempt)
             drawn = list(self.draw(python_rng(*name, *([again] if again else [])), wanted - len(found)))
             good = self.sampler.usable(drawn)
             unusable += len(drawn) - len(good)

@@ -84,7 +84,7 @@ class Sampler:
         replies: list[Reply | None] = [self.environment.begin(x.item) if self.environment else None for x in samples]
         said = [0] * len(samples)  # tokens before the current turn
         turns = [1] * len(samples)
-        active = range(len(samples))
+        active = list(range(len(samples)))
         number = 0
         while active := [i for i in active if self._wants_more(samples[i], replies[i], said, turns, i)]:
             number += 1
