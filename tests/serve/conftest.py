@@ -75,7 +75,7 @@ def run_server(service: Service, keys: dict[str, str] | None = None) -> Iterator
 @pytest.fixture(scope="session")
 def running(tokenizer: Tokenizer) -> Iterator[Running]:
     pytest.importorskip("fastapi")
-    yield from run_server(tiny_service(tokenizer, price_input=1.0, price_output=2.0))
+    yield from run_server(tiny_service(tokenizer, price_input=1.0, price_output=2.0, max_tokens_default=40))
 
 
 @pytest.fixture(scope="session")

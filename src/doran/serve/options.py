@@ -127,7 +127,7 @@ def _within_cost(service: Service, t: Thinking, most: int, prompt_tokens: int, s
     if s.price_output is None:
         raise ApiError(400, "this server has no prices, so it cannot keep to max_cost", "max_cost")
     left = t.max_cost - prompt_tokens * (s.price_input or 0.0) / 1e6
-    affordable = most if not s.price_output else int(left / s.price_output * 1e6 / samples)
+    affordable = most if not s.price_output else int(min(most, left / s.price_output * 1e6 / samples))
     if left <= 0 or affordable < 1:
         raise ApiError(400, f"max_cost {t.max_cost} does not pay for one token", "max_cost")
     return min(most, affordable)
