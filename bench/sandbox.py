@@ -30,6 +30,7 @@ def rate(work: Callable[[], object], count: int, parallel: int) -> float:
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; medians are over these")
     parser.add_argument("--count", type=int, default=400, help="programs in a round (a tenth for subprocess)")

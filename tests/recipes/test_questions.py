@@ -66,3 +66,12 @@ def test_rewards_read_answer_form_and_language() -> None:
 def test_an_unknown_reward_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean accuracy"):
         rewards({"acuracy": 1.0})
+
+
+def test_rewards_of_one_kind_keep_their_own_names_and_weights() -> None:
+    task = get_task("arithmetic")
+    question = Question(task.generate("train", 1, 0, "en")[0], task)
+    first, second = rewards({r"regex:\d+": 1.0, r"regex:[a-z]+": 0.5})
+    assert (first.name, second.name, second.weight) == ("regex", "regex-2", 0.5)
+    assert first.fn([question] * 2, ["12", "ab"], [Completion([1], [0.0], "stop")] * 2) == [1.0, 0.0]
+    assert second.fn([question], ["ab"], [Completion([1], [0.0], "length")]) == [0.0]

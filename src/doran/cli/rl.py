@@ -10,6 +10,7 @@ import typer
 
 from doran.base.config import StrictModel, apply_overrides, build
 from doran.base.errors import UsageError
+from doran.cli.adapting import LoraAlpha, LoraRank, LoraTargets, adapt, lora_facts
 from doran.cli.asking import (
     LANGUAGES,
     STYLES,
@@ -38,7 +39,9 @@ def main(
     ] = Path("runs/rl"),
     reward: Annotated[
         list[str] | None,
-        typer.Option("--reward", metavar="NAME=WEIGHT", help="accuracy, format, language; repeat for several."),
+        typer.Option(
+            "--reward", metavar="NAME=WEIGHT", help="accuracy, format, regex:PATTERN, FILE.py:FUNCTION, ...; repeat."
+        ),
     ] = None,
     language: Language = "mixed",
     style: Style = "auto",
@@ -49,6 +52,9 @@ def main(
     watch_items: Annotated[
         int, typer.Option("--watch-items", metavar="N", min=1, help="Held-out questions of such a look.")
     ] = 50,
+    lora_rank: LoraRank = 0,
+    lora_alpha: LoraAlpha = None,
+    lora_targets: LoraTargets = None,
     threads: Threads = None,
 ) -> None:
     """Train a model on a task with a checkable answer, by GRPO.
@@ -58,7 +64,9 @@ def main(
     seed, ...) and task.KEY=VALUE; task.instructions=true asks for <think> tags, for models that do not know them.
     The learning rate's default suits a few million parameters: give train.lr=1e-6 to a model of billions.
     OUT holds metrics.jsonl, rollouts/ (see doran rollouts), checkpoints/ and at the end model/. Ctrl-C stops after a
-    checkpoint, and the same command goes on. Rewards are accuracy=1 and format=0.1 unless given.
+    checkpoint, and the same command goes on. Rewards are accuracy=1 and format=0.1 unless given; others are language,
+    no_leak, exact, choice, math, regex:PATTERN, json_schema:FILE.json, length:MIN-MAX (words), FILE.py:FUNCTION (a
+    function of yours) and judge:URL?model=NAME (another model).
 
     Example: doran rl --model DIR --task gsm8k --data train.jsonl.gz --out runs/mine train.steps=200 train.lr=1e-6
     """
@@ -75,13 +83,15 @@ def main(
     parts = rewards(weights)
     settings = build(Settings, apply_overrides({"train": {"record": "jsonl"}}, overrides or []), where="settings")
     train, folder = settings.train, model_folder(model)
+    lora = lora_facts(lora_rank, lora_alpha, lora_targets)
     use_threads(threads)
     with opened_task(task, data, settings.task) as asked:
         items = asked.generate("train", pool, train.seed, language)  # type: ignore[arg-type]
         questions = {task: [Question(item, asked) for item in items]}
         facts = {"verb": "rl", "model": str(model), "task": task, "data": str(data) if data else None, "pool": pool}
-        claim(out, {**facts, "task settings": settings.task, "rewards": weights, "language": language, "style": style})
+        claim(out, {**facts, "task settings": settings.task, "rewards": weights, "language": language, "style": style, **lora})
         opened = open_model(folder)
+        train = adapt(opened.model, lora, train)
         tokenizer = opened.tokenizer
         assert tokenizer is not None
         wrap = prompt_style(tokenizer, style)[1]
@@ -99,7 +109,7 @@ def reward_weights(given: list[str]) -> dict[str, float]:
     """{"accuracy": 1.0} from ["accuracy=1"]. UsageError where it is not NAME=NUMBER."""
     weights: dict[str, float] = {}
     for text in given:
-        name, _, number = text.partition("=")
+        name, _, number = text.rpartition("=")  # a pattern or a URL may hold one too
         try:
             weights[name] = float(number)
         except ValueError:

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from doran.base.errors import ConfigError, suggest
 from doran.engine.request import Completion
 from doran.evals.run import PromptStyle
-from doran.tasks.format import format_reward
-from doran.tasks.language import consistency
+from doran.tasks.rewards import RewardPart, get_reward
 from doran.tasks.task import Item, Task
-from doran.text.parse import OPEN, opens_thought, split_thought
+from doran.text.parse import OPEN, opens_thought
 from doran.text.tokenizer import Tokenizer
-from doran.train.rollout import Dialect, Draw, Reward
+from doran.train.rollout import Dialect, Draw, Reward, RewardFn
 
 
 @dataclass(frozen=True)
@@ -68,28 +66,19 @@ def drawing(pool: dict[str, list[Question]], shares: dict[str, float]) -> Draw:
     return draw
 
 
-def _accuracy(questions: list[Any], texts: list[str], completions: list[Completion]) -> list[float]:
-    return [
-        0.0 if c.finish_reason == "length" else q.task.score(q.item, t).reward
-        for q, t, c in zip(questions, texts, completions, strict=True)
-    ]
-
-
-def _format(questions: list[Any], texts: list[str], completions: list[Completion]) -> list[float]:
-    return [format_reward(text) for text in texts]
-
-
-def _language(questions: list[Any], texts: list[str], completions: list[Completion]) -> list[float]:
-    return [consistency(split_thought(text).reasoning, q.language) for q, text in zip(questions, texts, strict=True)]
-
-
-REWARDS = {"accuracy": _accuracy, "format": _format, "language": _language}
-"""accuracy: the task's own judge, truncated completions count as no answer; format: R1-Zero's; language: R1 s2.3.2."""
-
-
 def rewards(weights: dict[str, float]) -> list[Reward]:
-    """Reward functions by name and weight; ConfigError names the nearest valid name."""
-    for name in weights:
-        if name not in REWARDS:
-            raise ConfigError(f"no reward named {name!r}", hint=suggest(name, list(REWARDS)))
-    return [Reward(name, weight, REWARDS[name]) for name, weight in weights.items()]
+    """Reward functions by spec (tasks/rewards.py) and weight; ConfigError names the nearest valid name."""
+    parts = [(get_reward(spec), weight) for spec, weight in weights.items()]
+    names = [part.name for part, _ in parts]
+    made = []
+    for place, (part, weight) in enumerate(parts):
+        again = names[:place].count(part.name)  # two patterns, two judges: each has its own figures
+        made.append(Reward(f"{part.name}-{again + 1}" if again else part.name, weight, _scored_by(part)))
+    return made
+
+
+def _scored_by(part: RewardPart) -> RewardFn:
+    def fn(questions: list[Any], texts: list[str], completions: list[Completion]) -> list[float]:
+        return part(questions, texts, [completion.finish_reason == "length" for completion in completions])
+
+    return fn

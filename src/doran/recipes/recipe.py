@@ -9,10 +9,10 @@ from pydantic import Field, field_validator, model_validator
 
 from doran.arch.config import ModelConfig
 from doran.base.config import StrictModel, apply_overrides, build, load_yaml
-from doran.base.errors import UsageError, suggest
+from doran.base.errors import ConfigError, UsageError
 from doran.base.rng import seed_for
 from doran.plan.prices import parse_budget
-from doran.recipes.questions import REWARDS
+from doran.tasks.rewards import check_spec
 from doran.tasks.search import SearchStyle
 from doran.train.grpo import GrpoSettings
 from doran.train.pretrain import PretrainSettings
@@ -66,8 +66,11 @@ class RlStage(StrictModel):
     @field_validator("rewards")
     @classmethod
     def _known_rewards(cls, weights: dict[str, float]) -> dict[str, float]:
-        if unknown := [name for name in weights if name not in REWARDS]:
-            raise ValueError(f"there is no reward {unknown[0]}; {suggest(unknown[0], REWARDS)}")
+        for spec in weights:
+            try:
+                check_spec(spec)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
         return weights
 
 

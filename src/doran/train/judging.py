@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from doran.base.errors import DoranError
+from doran.tasks.rewards import RewardFailed
 from doran.train.advantage import advantages
 from doran.train.grpo_settings import GrpoSettings
 from doran.train.losses import overlong_penalty
@@ -94,7 +95,13 @@ def judge(part: Reward, samples: list[Sample], s: GrpoSettings) -> list[float | 
                 f"reward '{part.name}' failed: {_described(error)}",
                 hint="mend the reward function, or set on_fault=drop to leave out what it cannot judge",
             ) from error
-        values = _one_at_a_time(part, samples, s.reward_timeout_s)
+        if isinstance(error, RewardFailed) and len(error.values) == len(samples):  # it knows its culprits
+            values = error.values
+            for sample, reason in zip(samples, error.reasons, strict=True):
+                if reason:
+                    sample.fault = sample.fault or f"reward '{part.name}': {reason}"
+        else:
+            values = _one_at_a_time(part, samples, s.reward_timeout_s)
     for sample, value in zip(samples, values, strict=True):
         if value is not None and not math.isfinite(value):
             sample.rewards[part.name] = value
