@@ -101,7 +101,7 @@ def main(
     from doran.serve.generation import Service
 
     service = Service(Engine(opened.model, max_batch=max_batch), opened.tokenizer, opened.stop_ids, settings)
-    say(f"{settings.name} on http://{host}:{port}   (documentation at /docs; Ctrl-C stops it)")
+    say(f"{settings.name} on http://{host}:{port}   (Ctrl-C stops it)")
     uvicorn.run(
         create_app(service, known), host=host, port=port, log_level="warning", access_log=False,
         timeout_graceful_shutdown=int(settings.shutdown_seconds) + 1, server_header=False,

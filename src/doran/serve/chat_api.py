@@ -38,9 +38,9 @@ def router(service: Service) -> APIRouter:
         shape = _Shape(service, body, job)
         if not body.stream:
             return JSONResponse(await while_connected(request, shape.whole()))
-        generation = None if body.cons_k else service.run(job)  # a full queue is a 429 before the stream begins
-        cleanup = None if generation is None else generation.abort
-        return EventStream(shape.stream(generation), request.url.path, cleanup)
+        generation = service.run(job)  # a full queue is a 429 before the stream begins
+        chunks = shape.stream_vote(generation) if body.cons_k else shape.stream(generation)
+        return EventStream(chunks, request.url.path, generation.abort)
 
     return routes
 
@@ -94,9 +94,8 @@ class _Shape:
         name = self.service.settings.name
         return {"id": self.id, "object": kind, "created": self.created, "model": name, "system_fingerprint": None}
 
-    async def gathered(self, generation: Generation | None = None) -> list[Collected]:
+    async def gathered(self, generation: Generation) -> list[Collected]:
         """All choices; the voted one where a vote is asked for."""
-        generation = generation or self.service.run(self.job)
         if not self.body.cons_k:
             return await collect(generation)
         chosen, self.voted = await vote(generation)
@@ -104,7 +103,7 @@ class _Shape:
 
     async def whole(self) -> dict[str, Any]:
         """The answer without streaming."""
-        choices = await self.gathered()
+        choices = await self.gathered(self.service.run(self.job))
         return {
             **self.head("chat.completion"),
             "choices": [self._choice(i, c) for i, c in enumerate(choices)],
@@ -132,12 +131,8 @@ class _Shape:
         wanted = self.service.settings.reasoning_field
         return {name: text for name in ("reasoning_content", "reasoning") if wanted in ("both", name)}
 
-    async def stream(self, generation: Generation | None) -> AsyncIterator[bytes]:
+    async def stream(self, generation: Generation) -> AsyncIterator[bytes]:
         """Chunks, the last with the usage where it is asked for."""
-        if generation is None:
-            async for chunk in self._stream_vote():
-                yield chunk
-            return
         generation.interval = self.service.settings.stream_interval
         ended: list[Done | None] = []
         roles: set[int] = set()
@@ -156,8 +151,9 @@ class _Shape:
         for chunk in self._last(ended):
             yield chunk
 
-    async def _stream_vote(self) -> AsyncIterator[bytes]:
-        (chosen,) = await self.gathered()
+    async def stream_vote(self, generation: Generation) -> AsyncIterator[bytes]:
+        """The winner, once it is known."""
+        (chosen,) = await self.gathered(generation)
         assert chosen.done
         yield self._chunk(0, {"role": "assistant", "content": ""})
         if thought := self.thought(chosen.reasoning):
