@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -15,6 +16,7 @@ import doran
 from doran.serve import chat_api, completions_api, errors, messages_api, plain_api, responses_api
 from doran.serve.generation import Service
 from doran.serve.security import WEB, Gate
+from doran.serve.sse import ClientGone
 
 
 def create_app(service: Service, keys: dict[str, str] | None = None) -> ASGIApp:
@@ -37,6 +39,11 @@ def create_app(service: Service, keys: dict[str, str] | None = None) -> ASGIApp:
         responses={400: {"description": "refused: the message names the field"}, 429: {"description": "queue full"}},
     )
     errors.install(app)
+
+    @app.exception_handler(ClientGone)
+    async def nobody(request: Request, error: ClientGone) -> Response:
+        return Response(status_code=499)
+
     for module in (chat_api, completions_api, responses_api, messages_api, plain_api):
         app.include_router(module.router(service))
     if (WEB / "index.html").exists():

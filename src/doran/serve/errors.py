@@ -100,6 +100,10 @@ def install(app: FastAPI) -> None:
         shown.headers.update(error.headers or {})
         return shown
 
+    @app.exception_handler(Exception)
+    async def our_own(request: Request, error: Exception) -> JSONResponse:
+        return answer(error, request.url.path)
+
     @app.exception_handler(ModuleNotFoundError)
     async def missing(request: Request, error: ModuleNotFoundError) -> JSONResponse:
         return answer(ApiError(400, f"this server lacks the package {error.name}"), request.url.path)

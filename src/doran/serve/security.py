@@ -98,14 +98,10 @@ class Gate:
         except ApiError as error:
             if status[0] == 0:
                 await answer(error, scope["path"])(scope, receive, noting)
-        except BaseException as error:
-            if type(error).__name__ == "ClientGone":
-                status[0] = 499
-            elif status[0] == 0 and isinstance(error, Exception):
-                log.exception("a request failed")
+        except Exception as error:  # answered inside already, as a rule
+            log.exception("a request failed")
+            if status[0] == 0:
                 await answer(error, scope["path"])(scope, receive, noting)
-            else:
-                raise
         finally:
             self._note(scope, status[0], caller, time.perf_counter() - started)
 
