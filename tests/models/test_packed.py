@@ -9,7 +9,9 @@ import torch
 
 from doran.arch.config import ModelConfig
 from doran.engine.engine import Engine
+from doran.engine.native_runner import native_runner
 from doran.engine.request import SamplingParams
+from doran.engine.runner import Runner
 from doran.layers.attention import PackedAttend
 from doran.models.decoder import Decoder
 from doran.models.export_gguf import export_gguf
@@ -102,3 +104,22 @@ def test_quantised_folders_reach_gguf_without_another_rounding(kind: str, tmp_pa
     )
     for (name, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.skipif(not quant.available(), reason="no C++ compiler on this machine")
+@FAMILIES
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_the_native_step_agrees_with_the_models_own_code(family: str, kind: str, tmp_path: Path) -> None:
+    quantize_folder(saved(family, tmp_path / "m"), tmp_path / "q", kind, "int4")
+    model = load_model(tmp_path / "q")
+    own = Runner(model, None, None, 1 << 24)
+    native = native_runner(model, None, None, 1 << 24, 4)
+    assert native is not None
+    prompts, next_N = [[1, 2, 3, 4, 5], [6, 7, 8]], torch.tensor([9, 10])
+    results = []
+    for runner in (own, native):
+        if runner is own:
+            runner.resize(2, 0, 16, 64)
+        first = runner.prefill(prompts, [1, 1], 0)
+        results.append(torch.cat((first, runner.decode(next_N, torch.tensor([5, 3])))))
+    assert (results[0] - results[1]).std() < 2e-3 * results[0].std()  # the same arithmetic, but for the last bits

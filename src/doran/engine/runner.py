@@ -98,7 +98,7 @@ def make_runner(
     arena: Arena | None = None,
 ) -> Runner | NativeRunner:
     """The native runner where this model and this machine allow it, else the one that runs the model's own code."""
-    native = None if model.quantized else native_runner(model, cache_dtype, compute_dtype, budget, max_batch, arena)
+    native = native_runner(model, cache_dtype, compute_dtype, budget, max_batch, arena)
     return native or Runner(model, cache_dtype, compute_dtype, budget)
 
 
