@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from doran.tasks.korean import josa, native, read_number, sino
+from doran.tasks.korean import count, josa, native, read_number, read_quantity, sino, won
+from doran.tasks.math import judge_number
+from doran.tasks.numbers import read_value
 
 
 @pytest.mark.parametrize(("word", "pair", "expected"), [
@@ -58,3 +62,48 @@ def test_numbers_without_a_reading_are_refused() -> None:
             sino(wrong)
     with pytest.raises(ValueError):
         native(0)
+
+
+@pytest.mark.parametrize(("number", "counter", "said"), [
+    (3, "명", "세 명"), (20, "살", "스무 살"), (21, "개", "스물한 개"), (7, "년", "칠 년"),
+    (120, "개", "백이십 개"), (1, "시간", "한 시간"),
+])
+def test_counting_takes_the_numerals_the_counter_wants(number: int, counter: str, said: str) -> None:
+    assert count(number, counter) == said
+    assert read_quantity(said) == number
+
+
+@pytest.mark.parametrize(("number", "written"), [
+    (32000, "3만 2천 원"), (1200, "1200 원"), (120_000_000, "1억 2천만 원"),
+    (12345, "1만 2345 원"), (0, "0 원"), (10**8, "1억 원"),
+])
+def test_amounts_of_money_are_written_and_read(number: int, written: str) -> None:
+    assert won(number) == written
+    assert judge_number(str(number), f"정답은 {written}입니다.").correct
+
+
+@given(st.integers(0, 10**12))
+def test_every_amount_is_read_back(number: int) -> None:
+    assert read_value(won(number)) == number
+    assert read_value(f"{sino(number)} 원") == number
+
+
+@pytest.mark.parametrize(("gold", "text"), [
+    ("32", "정답은 삼십이입니다"), ("32000", "삼만 이천 원"),
+    ("1200", "1,200원"),
+    ("30000000", "3천만 원"), ("3", "정답은 세 개입니다"),
+    ("5", "다섯 마리예요"), ("0.5", "이분의 일"), ("1.5", "일 점 오"),
+    ("-3", "영하 3도"), ("-3", "마이너스 삼"), ("10", "열흘"),
+    ("25", "이십오 퍼센트"), ("3", "답: 3 (개)"), ("2500", "2천5백원"), ("15000", "만 오천 원"),
+])
+def test_answers_in_korean_words_count(gold: str, text: str) -> None:
+    assert judge_number(gold, text).correct
+
+
+@pytest.mark.parametrize(("gold", "text"), [
+    ("3000", "3천만 원"), ("3", "세상"), ("2", "이것"), ("5", "오늘"),
+    ("3", "세 개 또는 네 개"), ("3", "영하 3도"), ("2", "2(x)"), ("4", "사람"),
+    ("1", "하루 이틀"), ("10", "열심히"),
+])
+def test_other_korean_words_are_no_numbers(gold: str, text: str) -> None:
+    assert not judge_number(gold, text).correct

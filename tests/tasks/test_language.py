@@ -51,3 +51,10 @@ def test_leaks_counts_hanja_and_kana_letters() -> None:
 @pytest.mark.parametrize("piece", ["`", "```", "<", "\\", "a", "가", "'", "<a"])
 def test_a_long_hostile_text_is_counted_at_once(piece: str) -> None:
     word_counts(piece * (300_000 // len(piece)))
+
+
+def test_the_leak_meter_is_a_share_of_the_letters() -> None:
+    from doran.tasks.language import leak_share
+
+    assert leak_share("가나다漢") == 0.25 and leak_share("カナ") == 1.0
+    assert leak_share("") == leak_share("12 + 3") == leak_share("plain 글") == 0.0

@@ -10,6 +10,7 @@ from grpo_kit import REWARDS, TARGET, Reward, rows, run, settings, share_of_targ
 
 from doran.base.errors import DataError, DoranError
 from doran.engine.request import Completion
+from doran.tasks.rewards import RewardFailed
 from doran.train.judging import Late, score, time_limit
 from doran.train.rollout import draw_from
 from doran.train.samples import Sample
@@ -110,3 +111,18 @@ def test_the_plain_path_asks_the_judge_once(make_model) -> None:
     batch = samples(7, 9, 3, 3)
     score(batch, [Reward("target", 1.0, counting)], settings(group_size=4))
     assert calls == [4] and REWARDS[0].name == "target"
+
+
+def test_a_part_that_knows_its_culprits_is_not_asked_twice() -> None:
+    calls = []
+
+    def fn(items: list, texts: list[str], completions: list[Completion]) -> list[float]:
+        calls.append(len(items))
+        raise RewardFailed("judge", [1.0, None, 0.0, 0.0], [None, "http 500", None, None])
+
+    rewards = [Reward("judge", 1.0, fn)]
+    batch = samples(7, 9, 3, 3)
+    score(batch, rewards, settings(group_size=4, on_fault="drop"))
+    assert calls == [4] and batch[1].fault == "reward 'judge': http 500" and batch[0].rewards == {"judge": 1.0}
+    with pytest.raises(DoranError, match="1 of 4 completions could not be judged, the first: http 500"):
+        score(samples(7, 9, 3, 3), rewards, settings(group_size=4))

@@ -6,6 +6,7 @@ Not here: morphology. A word's particle follows from its last sound: 책을, 사
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 _DIGITS = "영일이삼사오육칠팔구"
 _SMALL = ["", "십", "백", "천"]
@@ -89,6 +90,71 @@ def read_number(text: str) -> int | None:
     if not text:
         return None
     return _NATIVE_VALUES.get(text) or _read_sino(text)
+
+
+_WITH_NATIVE = """
+개 명 살 마리 권 번 배 장 송이 자루 시간 시 달 가지 그루 대 벌 켤레 잔 병 상자 봉지 조각 줄 칸 사람 묶음 곳 통 판
+바퀴 그릇 포기 척 채
+"""
+_WITH_SINO = """
+원 분 초 일 주 주일 개월 월 년 쪽 층 센티미터 밀리미터 미터 킬로미터 제곱미터 세제곱미터 그램 킬로그램 톤 리터
+밀리리터 도 퍼센트 프로 회 차례 달러 세트 팀 다스 걸음 인분 평 편 세 학급 반 모둠
+"""
+_NATIVE_COUNTERS = frozenset(_WITH_NATIVE.split())
+COUNTERS = (*_WITH_NATIVE.split(), *_WITH_SINO.split())
+"""What may follow a number in words; those said with native numerals first."""
+_DAYS = dict(zip("하루 이틀 사흘 나흘 닷새 엿새 이레 여드레 아흐레 열흘".split(), range(1, 11), strict=True))  # noqa: SIM905
+_COUNTED = re.compile(rf"(.+?)\s?(?:{'|'.join(sorted(COUNTERS, key=len, reverse=True))})")
+_ENDING = re.compile(r"(?:입니다|이에요|예요|이다|이야)$")
+
+
+def count(number: int, counter: str) -> str:
+    """A number with its counter as it is said: (3, "명") -> "세 명", (20, "살") -> "스무 살", (7, "년") -> "칠 년"."""
+    if counter in _NATIVE_COUNTERS and 1 <= number <= 99:
+        return f"{native(number, counting=True)} {counter}"
+    return f"{sino(number)} {counter}"
+
+
+def grouped(number: int) -> str:
+    """A whole number with digits and 만, 억, 조, 천 as prices are written: 32000 -> 3만 2천, 120000000 -> 1억 2천만."""
+    if not 0 <= number < 10**20:
+        raise ValueError(f"no reading for {number}")
+    parts = []
+    for large in reversed(range(len(_LARGE))):
+        block = number // 10 ** (4 * large) % 10_000
+        if block:
+            text = f"{block // 1000}천" if block % 1000 == 0 else str(block)
+            parts.append(text + _LARGE[large])
+    return " ".join(parts) or "0"
+
+
+def won(number: int) -> str:
+    """An amount of money: won(32000) -> "3만 2천 원"."""
+    return f"{grouped(number)} 원"
+
+
+def read_quantity(text: str) -> Fraction | None:
+    """The value of an amount in words, with a counter or without: 세 개, 삼만 이천 원, 열흘, 일 점 오, 삼분의 이.
+
+    None for anything else: the whole text must be the amount.
+    """
+    text = _ENDING.sub("", text.strip()[:60]).strip()
+    if text in _DAYS:
+        return Fraction(_DAYS[text])
+    if "분의" in text:
+        under, over = (read_number(part) for part in text.split("분의", 1))
+        return Fraction(over, under) if under and over is not None else None
+    number = read_number(text)
+    if number is None and (match := _COUNTED.fullmatch(text)):
+        text = match[1]
+        number = read_number(text)
+    if number is None and "점" in text:
+        whole, _, digits = (part.replace(" ", "") for part in text.partition("점"))
+        places = "".join(str(_DIGITS.index(d)) if d in _DIGITS else "0" if d == "공" else "x" for d in digits)
+        whole_number = read_number(whole)
+        if whole_number is not None and places.isdecimal():
+            return whole_number + Fraction(int(places), 10 ** len(places))
+    return None if number is None else Fraction(number)
 
 
 _NATIVE_VALUES = {native(n, counting): n for n in range(1, 100) for counting in (False, True)}

@@ -9,24 +9,25 @@ import re
 import unicodedata
 from fractions import Fraction
 
-from doran.tasks.korean import read_number
+from doran.tasks.korean import read_number, read_quantity
 
 MAX_CHARS = 300
 _MAX_DIGITS = 60
 
 _LATEX_NOISE = re.compile(r"\\(?:left|right|displaystyle|[,!;: ])(?![A-Za-z])|\\[()\[\]]|[$`~]")
 _BOLD = re.compile(r"(?<!\S)\*\*([^*\n]{1,100})\*\*(?![\w*])")
-_UNIT_IN_BRACKETS = re.compile(r"(?<=[가-힣])\s?\([^()\d]{1,20}\)(?=\s|$)")
+_UNIT_IN_BRACKETS = re.compile(r"(?:(?<=[가-힣])\s?\([^()\d]{1,20}\)|(?<=[0-9])\s?\([가-힣]{1,10}\))(?=\s|$)")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))")
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s?\{([^{}]*)\}")
 _PLAIN = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_TRILLION = r"조(?=\s?(?:[0-9]|원|달러))"  # 1조 alone may be a team
 _NUMBER = re.compile(
     rf"(?P<sign>[-+]?)\s?(?P<currency>[₩€£¥]|US|USD)?\s?(?P<sign2>[-+]?)(?:"
     rf"(?P<over>[0-9]+)분의\s?(?P<under>[0-9]+)|"
     rf"(?P<whole>[0-9]+)\s(?P<num>[0-9]+)/(?P<den>[0-9]+)|"
     rf"(?P<top>[0-9]+)\s?/\s?(?P<bottom>[0-9]+)|"
     rf"(?P<mantissa>{_PLAIN})\s?(?:[eE]|(?:\*|×|x|\\times|\\cdot)\s?10\s?\^)\s?\{{?(?P<exponent>[-+]?[0-9]{{1,2}})\}}?|"
-    rf"(?P<korean>[0-9][0-9,]*(?:\.[0-9]+)?[십백천만억](?:\s?[0-9][0-9,]*[십백천만]?)*)|"
+    rf"(?P<korean>[0-9][0-9,]*(?:\.[0-9]+)?(?:[십백천만억]|{_TRILLION})+(?:\s?[0-9][0-9,]*[십백천만억]*)*)|"
     rf"(?P<plain>{_PLAIN}))"
 )
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
@@ -53,10 +54,12 @@ def read_value(text: str) -> Fraction | None:
     if len(text) > MAX_CHARS:
         return None
     text = re.sub(r"^[A-Za-z] ?= ?", "", clean(text))
+    if below := re.match(r"(?:영하|마이너스)\s?(?=[^-\s])", text):
+        value = read_value(text[below.end() :])
+        return None if value is None or value < 0 else -value
     match = _NUMBER.match(text)
     if not match:
-        spoken = read_number(text)
-        return None if spoken is None else Fraction(spoken)
+        return read_quantity(text)
     value = _value(match)
     unit = text[match.end() :].strip()
     if value is None or not unit or unit in ("%", "percent", "퍼센트", "프로"):
