@@ -90,4 +90,4 @@ def test_llama_cpp_computes_the_same_logits(case: str, llama_python: str, tmp_pa
     with torch.no_grad():
         model = load_model(tmp_path / "m")
         ours = model.logits(model(tokens, torch.arange(24), PackedAttend([0, 24])))
-    assert (ours - theirs).abs().max() < 2e-3 * ours.std()
+    assert (ours - theirs).abs().max() < 1e-2 * ours.std()  # llama.cpp rounds keys, values and SiLU's input to fp16

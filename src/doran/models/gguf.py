@@ -97,8 +97,7 @@ def _mla_keys(c: ModelConfig) -> dict[str, Any]:
         "expert_shared_count": c.n_shared_experts, "expert_weights_scale": float(c.routed_scaling_factor),
         "expert_weights_norm": c.norm_topk_prob, "expert_gating_func": _SIGMOID,
     }  # fmt: skip
-    if c.q_lora_rank is not None:
-        keys["attention.q_lora_rank"] = c.q_lora_rank
+    keys["attention.q_lora_rank"] = c.q_lora_rank or 0  # llama.cpp wants the key, and takes 0 for "none"
     if c.n_group > 1:
         keys |= {"expert_group_count": c.n_group, "expert_group_used_count": c.topk_group}
     return keys
@@ -156,7 +155,7 @@ def _read_mla(get: Any, meta: dict[str, Any], arch: str) -> dict[str, Any]:
         raise ConfigError("deepseek2 with softmax routing (DeepSeek-V2) is not deepseek_v3", hint="use a V3 or R1 file")
     rope = get("rope.dimension_count")
     return {
-        "q_lora_rank": meta.get(f"{arch}.attention.q_lora_rank"), "kv_lora_rank": get("attention.kv_lora_rank"),
+        "q_lora_rank": meta.get(f"{arch}.attention.q_lora_rank") or None, "kv_lora_rank": get("attention.kv_lora_rank"),
         "qk_rope_head_dim": rope,
         "v_head_dim": get("attention.value_length_mla", meta.get(f"{arch}.attention.value_length")),
         "qk_nope_head_dim": get("attention.key_length_mla", meta.get(f"{arch}.attention.key_length")) - rope,
