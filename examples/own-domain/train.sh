@@ -9,8 +9,8 @@ ask="--task jsonl --data $here/problems.jsonl --language ko --n ${N:-12} --k 4 -
 mkdir -p "$OUT"
 
 doran eval --model "$MODEL" $ask --out "$OUT/before.json"
-doran sft --model "$MODEL" --data "$here/faq.jsonl" --out "$OUT/sft" train.epochs="${EPOCHS:-20}" train.lr="${SFT_LR:-1e-3}" \
-  train.tokens_per_batch=1024
+doran sft --model "$MODEL" --data "$here/faq.jsonl" --out "$OUT/sft" train.tokens_per_batch=1024 \
+  ${SFT:-train.epochs=60 train.optimizer=muon train.lr=4e-3 train.muon_lr=1.5e-2}
 doran rl --model "$OUT/sft/model" --task jsonl --data "$here/problems.jsonl" --language ko --out "$OUT/rl" \
   --reward accuracy=1 --reward format=0.1 --reward language=0.2 \
   train.steps="${STEPS:-20}" train.lr="${RL_LR:-3e-4}" train.prompts_per_step=8 train.group_size=8 train.max_new_tokens=200

@@ -94,7 +94,8 @@ def measure(
     else:
         from doran.text.tokenizer import Tokenizer
 
-        found = measured(Tokenizer.load(model_folder(model) if model.is_dir() else model), None, *texts)
+        alone = any((model / file).exists() for file in ("tokenizer.json", "vocab.json"))
+        found = measured(Tokenizer.load(model if alone else model_folder(model)), None, *texts)
     if as_json:
         print_json({"model": str(model), **found})
     else:
