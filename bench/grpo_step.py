@@ -121,7 +121,7 @@ def stop_ids(vocab_size: int, lengths: str) -> list[int]:
 
 
 def child(args: Any) -> None:
-    """Measure one contender and print {"seconds": [...], "peak": bytes, "tokens": mean length}."""
+    """Measure one contender and print {"seconds": [...], "cpu": [...], "peak": bytes, "tokens": mean length}."""
     import torch
 
     if args.threads:
@@ -148,10 +148,23 @@ def doran_steps(folder: Path, bf16: bool, lengths: str, tokens: int, steps: int)
     dialect = Dialect(tokenizer.encode, tokenizer.decode, tuple(stop_ids(tokenizer.vocab_size, lengths)))
     parity = Reward("parity", 1.0, lambda items, texts, completions: [float(len(t) % 2) for t in texts])
     draw = draw_from([question(i) for i in range(200)])
+    cpu: list[float] = []
+
+    def clock() -> dict[str, float]:
+        cpu.append(time.process_time())
+        return {}
+
     with tempfile.TemporaryDirectory() as out:
-        run_grpo(load_model(folder), dialect, draw, [parity], settings, Path(out))
+        model = load_model(folder)
+        run_grpo(model, dialect, draw, [parity], settings, Path(out), watch=clock, watch_every=1)
         rows = read_metrics(Path(out) / "metrics.jsonl")[1:]
-    return {"seconds": [r["step_time"] for r in rows], "tokens": rows[-1]["completions/mean_length"]}
+    seconds = [r["step_time"] for r in rows]
+    return {"seconds": seconds, "cpu": differences(cpu), "tokens": rows[-1]["completions/mean_length"]}
+
+
+def differences(marks: list[float]) -> list[float]:
+    """From each mark to the next."""
+    return [b - a for a, b in zip(marks, marks[1:], strict=False)]
 
 
 def trl_steps(folder: Path, bf16: bool, lengths: str, tokens: int, steps: int) -> dict[str, Any]:
@@ -169,6 +182,7 @@ def trl_steps(folder: Path, bf16: bool, lengths: str, tokens: int, steps: int) -
     stops = stop_ids(len(tokenizer), lengths)
     seen: list[int] = []
     marks: list[float] = []
+    cpu: list[float] = []
 
     class Clock(TrainerCallback):
         """Notes the end of every step."""
@@ -176,6 +190,7 @@ def trl_steps(folder: Path, bf16: bool, lengths: str, tokens: int, steps: int) -
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             """Called after the optimizer."""
             marks.append(time.perf_counter())
+            cpu.append(time.process_time())
 
     def parity(completions: list[str], completion_ids: list[list[int]], **more: Any) -> list[float]:
         seen.extend(len(ids) for ids in completion_ids)
@@ -194,7 +209,7 @@ def trl_steps(folder: Path, bf16: bool, lengths: str, tokens: int, steps: int) -
             train_dataset=Dataset.from_list([{"prompt": question(i)} for i in range(200)]),
         )  # fmt: skip
         trainer.train()
-    return {"seconds": [b - a for a, b in zip(marks, marks[1:], strict=False)], "tokens": sum(seen) / len(seen)}
+    return {"seconds": differences(marks), "cpu": differences(cpu), "tokens": sum(seen) / len(seen)}
 
 
 if __name__ == "__main__":
