@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ from shared import finish, parser, start
 from doran.arch.config import ModelConfig
 from doran.arch.count import quantized
 from doran.arch.tensors import tensors
+from doran.engine.native_runner import NativeRunner
+from doran.engine.runner import Runner, make_runner
 from doran.formats import quant
 from doran.formats.quant import Stored
-from doran.layers.attention import CacheAttend
-from doran.layers.cache import make_cache
 from doran.models.decoder import Decoder
 from doran.models.export_gguf import write_gguf
 from doran.models.packed import assemble
@@ -134,26 +135,27 @@ def bytes_a_token(source: RandomSource) -> int:
     return int(total)
 
 
-@torch.no_grad()
+def opened(model: Decoder, streams: int, length: int) -> Runner | NativeRunner:
+    """A runner with room for `streams` sequences."""
+    runner = make_runner(model, torch.bfloat16, None, 1 << 30, streams)
+    if isinstance(runner, Runner):
+        runner.resize(streams, 0, length, length)
+    return runner
+
+
 def ours(model: Decoder, prompt: int, steps: int, streams: int, rounds: int) -> dict[str, list[float]]:
-    """Tokens a second of the model's own code with the engine's cache, in each round."""
+    """Tokens a second of the engine's runner, in each round; the cache is bf16, as the peer's is fp16."""
     found: dict[str, list[float]] = {"prefill": [], "decode": []}
-    tokens = torch.arange(prompt) % 1000 + 7
+    tokens = [7 + i % 1000 for i in range(prompt)]
     for _ in range(rounds + 1):
-        cache = make_cache(model.config, 1, prompt, torch.float32)
+        runner = opened(model, streams, prompt + steps)
+        found["prefill"].append(prompt / timed(partial(runner.prefill, [tokens], [1], 0)))
+        runner = opened(model, streams, prompt + steps)
+        runner.prefill([tokens[:16]] * streams, [1] * streams, 0)
 
-        def prefill(cache: Any = cache) -> torch.Tensor:
-            attend = CacheAttend.prefill(cache, [0], [0, prompt])
-            return model.logits(model(tokens, torch.arange(prompt), attend)[-1:])
-
-        found["prefill"].append(prompt / timed(prefill))
-        cache = make_cache(model.config, streams, 16 + steps, torch.float32)
-
-        def decode(cache: Any = cache) -> None:
+        def decode(runner: Runner | NativeRunner = runner) -> None:
             for step in range(steps):
-                past = torch.full((streams,), 16 + step)
-                attend = CacheAttend.decode(cache, torch.arange(streams), past)
-                model.logits(model(torch.full((streams,), 9 + step), past, attend)).argmax(-1)
+                runner.decode(torch.full((streams,), 9 + step), torch.full((streams,), 16 + step)).argmax(-1)
 
         found["decode"].append(steps * streams / timed(decode))
     return {key: values[1:] for key, values in found.items()}
