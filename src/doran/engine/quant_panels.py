@@ -7,6 +7,7 @@ and latents alone are packed again, in the order of their rotated rows. The plai
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,10 +53,10 @@ def _fits(layer: nn.Module) -> bool:
     )
 
 
-def _attention_fits(a: nn.Module) -> bool:
+def _attention_fits(a: Any) -> bool:
     """Are its projections packed, and can the first ones be one matrix?"""
     if isinstance(a, LatentAttention):
-        first = [a.q_proj if a.config.q_lora_rank is None else a.q_a_proj, a.kv_a_proj_with_mqa]
+        first: list[Any] = [a.q_proj if a.config.q_lora_rank is None else a.q_a_proj, a.kv_a_proj_with_mqa]
         rest = [] if a.config.q_lora_rank is None else [a.q_b_proj]
     else:
         assert isinstance(a, GroupedAttention)
@@ -84,20 +85,21 @@ class QuantPanels(Packed):
 
     def _layer(self, config: object, layer: DecoderLayer) -> list[Tensor | None]:
         self._kinds = {}
-        a = layer.self_attn
+        a: Any = layer.self_attn
         parts: dict[str, Tensor | None] = {
             "norm_in": layer.input_layernorm.weight.detach().float().contiguous(),
             "norm_post": layer.post_attention_layernorm.weight.detach().float().contiguous(),
             "o": self._take("o", a.o_proj.packed), "o_bias": _padded(a.o_proj.bias),
         }  # fmt: skip
-        parts |= self._mla(a) if isinstance(a, LatentAttention) else self._gqa(a)  # type: ignore[arg-type]
-        mlp = layer.mlp
+        parts |= self._mla(a) if isinstance(a, LatentAttention) else self._gqa(a)
+        mlp: Any = layer.mlp
         if isinstance(mlp, MoE):
+            experts: Any = mlp.experts
             parts |= {
                 "route": panels(mlp.gate.weight, torch.float32),
                 "route_bias": mlp.gate.e_score_correction_bias.float().contiguous(),
-                "expert_gate_up": self._take("expert_gate_up", mlp.experts.gate_up),
-                "expert_down": self._take("expert_down", mlp.experts.down),
+                "expert_gate_up": self._take("expert_gate_up", experts.gate_up),
+                "expert_down": self._take("expert_down", experts.down),
             }
             mlp = mlp.shared_experts
         if mlp is not None:

@@ -47,7 +47,8 @@ def damage(
     source: Decoder, other: Decoder, sequences: Iterable[Sequence[int]], on_step: Callable[[], None] = lambda: None
 ) -> Damage:
     """Compare two models of one vocabulary; each sequence has two tokens or more."""
-    kl, same, worst, losses = [], [], 0.0, ([], [])
+    kl, same, worst = [], [], 0.0
+    losses: tuple[list[Tensor], list[Tensor]] = ([], [])
     for sequence in sequences:
         target_N = torch.tensor(sequence[1:])
         both = [logits_of(model, sequence)[:-1] for model in (source, other)]
@@ -59,10 +60,10 @@ def damage(
         for kept, x in zip(losses, (p, q), strict=True):
             kept.append(-x.gather(1, target_N[:, None])[:, 0])
         on_step()
-    kl_N, perplexities = torch.cat(kl), [math.exp(min(700.0, float(torch.cat(x).mean()))) for x in losses]
+    kl_N, (before, after) = torch.cat(kl), [math.exp(min(700.0, float(torch.cat(x).mean()))) for x in losses]
     return Damage(
         len(kl_N), float(kl_N.mean()), float(kl_N.quantile(0.99)) if len(kl_N) < 1 << 24 else float(kl_N.max()),
-        float(torch.cat(same).float().mean()), *perplexities, worst,
+        float(torch.cat(same).float().mean()), before, after, worst,
     )  # fmt: skip
 
 

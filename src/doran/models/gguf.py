@@ -120,7 +120,7 @@ def _rope_keys(c: ModelConfig) -> dict[str, Any]:
 
 def read_config(meta: dict[str, Any], names: GGUFFile, where: str) -> ModelConfig:
     """The inverse of `metadata`. ConfigError: an unknown architecture or a key that is missing."""
-    arch = meta.get("general.architecture")
+    arch = str(meta.get("general.architecture"))
     model_type = next((ours for ours, theirs in ARCHITECTURES.items() if theirs == arch), None)
     if model_type is None:
         raise ConfigError(f"{where}: unknown architecture {arch!r}", hint=f"known: {', '.join(ARCHITECTURES.values())}")

@@ -61,8 +61,9 @@ def _packed_form(source: Source, path: str, module: nn.Module, dtype: torch.dtyp
 def _gate_up_down(source: Source, path: str) -> tuple[Stored, Stored] | None:
     """Gate and up interleaved, and down; None where they cannot be joined."""
     gate, up, down = (source.get(f"{path}.{name}_proj.weight") for name in ("gate", "up", "down"))
-    stored = isinstance(gate, Stored) and isinstance(up, Stored) and isinstance(down, Stored)
-    if not stored or gate.kind != up.kind or len(gate.codes) % kernels.PANEL:
+    if not (isinstance(gate, Stored) and isinstance(up, Stored) and isinstance(down, Stored)):
+        return None
+    if gate.kind != up.kind or len(gate.codes) % kernels.PANEL:
         return None
     return interleave(gate, up), down
 
@@ -86,9 +87,9 @@ def _fill(model: Decoder, source: Source) -> None:
         for name, value in list(module.named_parameters(recurse=False)):
             if value.is_meta:
                 setattr(module, name, nn.Parameter(torch.empty(value.shape, dtype=value.dtype)))
-        for name, value in list(module.named_buffers(recurse=False)):
-            if value.is_meta:
-                module.register_buffer(name, torch.empty(value.shape, dtype=value.dtype))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_meta:
+                module.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype))
     held = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, _ in tensors(source.config):
         spot = place(name)

@@ -57,9 +57,9 @@ def to_metadata(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
         "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds, "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.add_bos_token": False, "tokenizer.huggingface.json": json.dumps(state, ensure_ascii=False),
     }  # fmt: skip
-    for name, index in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id), ("padding", tokenizer.pad_id)):
-        if index is not None:
-            found[f"tokenizer.ggml.{name}_token_id"] = index
+    for name, special_id in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id), ("padding", tokenizer.pad_id)):
+        if special_id is not None:
+            found[f"tokenizer.ggml.{name}_token_id"] = special_id
     template = tokenizer.chat_template
     text = template.get("default") if isinstance(template, dict) else template
     return found | ({"tokenizer.chat_template": text} if text else {})
