@@ -151,3 +151,30 @@ def test_wrong_options_are_one_line(foreign_qwen2: Path, tmp_path: Path, capsys:
         got, out, err = run(capsys, *args)
         assert got == code and words in err and out == "", err
     assert not (tmp_path / "out").exists()
+
+
+def test_lora_leaves_a_merged_model_and_an_adapter(
+    foreign_qwen2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", [{"prompt": "3 + 4?", "completion": SAID}] * 4)
+    args = ("sft", "--model", foreign_qwen2, "--data", data, "--out", tmp_path / "out", "train.epochs=60", *LEARN)
+    code, _, err = run(capsys, *args, "--lora-rank", 4, "--lora-targets", "q_proj,down_proj,o_proj")
+    assert code == 0, err
+    assert generated(capsys, tmp_path / "out" / "model", "3 + 4?")["text"] == SAID
+    config = json.loads((tmp_path / "out" / "model" / "adapter" / "adapter_config.json").read_text())
+    assert config["r"] == 4 and config["lora_alpha"] == 8.0
+    assert run(capsys, *args)[0] == 2  # the folder is LoRA's
+    assert run(capsys, *args, "--lora-alpha", 4)[0] == 2
+
+
+def test_rl_samples_with_the_merged_weights(
+    foreign_qwen2: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("rl", "--model", foreign_qwen2, "--task", "jsonl", "--data", questions, "--out", tmp_path / "out")
+    small = ("train.steps=3", "train.prompts_per_step=2", "train.group_size=2", "train.max_new_tokens=8",
+             "train.lr=0.1", "train.warmup_steps=0", "train.bf16=false", "train.rollout_bf16=false",
+             "train.drop_zero_variance=false", "train.entropy_coef=0.1")  # fmt: skip
+    code, _, err = run(capsys, *args, "--lora-rank", 2, *small)
+    assert code == 0, err
+    rows = read_metrics(tmp_path / "out" / "metrics.jsonl")
+    assert rows[-1]["gap/max"] < 1e-3  # the engine and the trainer mean the same model

@@ -13,6 +13,7 @@ import typer
 from doran.base.config import StrictModel, apply_overrides, build
 from doran.base.errors import DataError, UsageError
 from doran.base.files import read_json, write_json
+from doran.cli.adapting import LoraAlpha, LoraRank, LoraTargets, adapt, lora_facts
 from doran.cli.asking import (
     LANGUAGES,
     STYLES,
@@ -50,6 +51,9 @@ def main(
         str, typer.Option("--teacher-style", metavar="STYLE", help="How the teacher is asked: auto, chat or plain.")
     ] = "auto",
     style: Style = "auto",
+    lora_rank: LoraRank = 0,
+    lora_alpha: LoraAlpha = None,
+    lora_targets: LoraTargets = None,
     threads: Threads = None,
 ) -> None:
     """Teach a model (the student, --model) with another's checked answers.
@@ -85,6 +89,7 @@ def main(
         facts: dict[str, Any] = {"verb": "distill", "model": str(model), "teacher": str(teacher), "task": task}
         facts |= {"style": style, "teacher style": teacher_style, "data": str(data) if data else None}
         facts |= {"language": language}
+        facts |= (lora := lora_facts(lora_rank, lora_alpha, lora_targets))
         claim(out, {**facts, "task settings": settings.task, "sampling": sampling.model_dump(mode="json")})
         rows = teacher_rows(out, source, teacher_style, task, judge, sampling, settings.train.seed, language)
     opened = open_model(folder)
@@ -92,9 +97,8 @@ def main(
     name, wrap = prompt_style(opened.tokenizer, style)
     learned = to_samples(opened.tokenizer, name, wrap, [row["messages"] for row in rows])
     add_files = beside_weights(opened.tokenizer, folder)
-    train_in(
-        out, "distill", None, lambda progress: run_sft(opened.model, learned, settings.train, out, progress, add_files)
-    )
+    train = adapt(opened.model, lora, settings.train)
+    train_in(out, "distill", None, lambda progress: run_sft(opened.model, learned, train, out, progress, add_files))
 
 
 def teacher_rows(

@@ -10,6 +10,7 @@ import typer
 
 from doran.base.config import StrictModel, apply_overrides, build
 from doran.base.errors import DataError
+from doran.cli.adapting import LoraAlpha, LoraRank, LoraTargets, adapt, lora_facts
 from doran.cli.asking import STYLES, Style, beside_weights, check_choice, claim, prompt_style, train_in
 from doran.cli.loading import model_folder, open_model
 from doran.cli.options import ModelDir, OutDir, Overrides, Threads, use_threads
@@ -34,6 +35,9 @@ def main(
         typer.Option("--rename", metavar="THEIRS=OURS", help="Read another field, such as question=prompt; repeat."),
     ] = None,
     style: Style = "auto",
+    lora_rank: LoraRank = 0,
+    lora_alpha: LoraAlpha = None,
+    lora_targets: LoraTargets = None,
     threads: Threads = None,
 ) -> None:
     """Fine-tune a model on conversations.
@@ -58,15 +62,16 @@ def main(
         raise DataError(f"{data}: no rows", hint="give a file with one JSON object a line")
     folder = model_folder(model)
     use_threads(threads)
-    claim(out, {"verb": "sft", "model": str(model), "data": str(data), "rename": rename or [], "style": style})
+    lora = lora_facts(lora_rank, lora_alpha, lora_targets)
+    facts = {"verb": "sft", "model": str(model), "data": str(data), "rename": rename or [], "style": style}
+    claim(out, facts | lora)
     opened = open_model(folder)
     assert opened.tokenizer is not None
     name, wrap = prompt_style(opened.tokenizer, style)
     samples = to_samples(opened.tokenizer, name, wrap, conversations)
     add_files = beside_weights(opened.tokenizer, folder)
-    train_in(
-        out, "sft", None, lambda progress: run_sft(opened.model, samples, settings.train, out, progress, add_files)
-    )
+    train = adapt(opened.model, lora, settings.train)
+    train_in(out, "sft", None, lambda progress: run_sft(opened.model, samples, train, out, progress, add_files))
 
 
 def to_samples(

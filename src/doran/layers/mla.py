@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from doran.arch.config import ModelConfig
 from doran.layers.attention import Attend
+from doran.layers.lora import whole_weight
 from doran.layers.norm import RMSNorm
 from doran.layers.rope import RopeTable, apply_rope
 
@@ -49,5 +50,5 @@ class LatentAttention(nn.Module):
         q_pe_THR = apply_rope(q_pe_THR, rope, c.rope_interleave)
         k_pe_TR = apply_rope(k_pe_TR[:, None], rope, c.rope_interleave)[:, 0]
         c_kv_TC = self.kv_a_layernorm(c_kv_TC)
-        o_THV = attend.mla(self.layer, q_nope_THN, q_pe_THR, c_kv_TC, k_pe_TR, self.kv_b_proj.weight, self.scale)
+        o_THV = attend.mla(self.layer, q_nope_THN, q_pe_THR, c_kv_TC, k_pe_TR, whole_weight(self.kv_b_proj), self.scale)
         return self.o_proj(o_THV.flatten(1))

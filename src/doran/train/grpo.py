@@ -22,6 +22,7 @@ import torch
 from doran.base.errors import ConfigError, suggest
 from doran.base.runlog import MetricsWriter, Progress, read_metrics
 from doran.engine.engine import Engine
+from doran.layers.lora import lora_layers, merged
 from doran.models.decoder import Decoder
 from doran.train.advantage import zero_variance
 from doran.train.ahead import Ahead
@@ -56,6 +57,8 @@ def run_grpo(
     `environment` answers the model between its turns (samples.Environment).
     """
     out_dir = Path(out_dir)
+    if settings.async_rollouts and lora_layers(model):
+        raise ConfigError("async_rollouts and LoRA do not go together", hint="leave one of them out")
     reference = copy.deepcopy(model).requires_grad_(False) if settings.beta else None
     loop = Loop(
         model,
@@ -82,7 +85,8 @@ def run_grpo(
             def step_fn(step: int) -> Metrics:
                 metrics = grpo_step(run, step)
                 if watch is not None and watch_every and ((step + 1) % watch_every == 0 or step + 1 == settings.steps):
-                    metrics |= watch()
+                    with merged(loop.model):
+                        metrics |= watch()
                 _apply_stop_rule(loop, settings.stop_when, metrics)
                 watchman.look(step + 1, metrics)
                 return metrics
@@ -151,7 +155,8 @@ def grpo_step(run: Run, step: int) -> Metrics:
     refresh = settings.reference_refresh_steps
     if run.reference is not None and refresh and step and step % refresh == 0:
         load_module_tensors(run.reference, module_tensors(loop.model))
-    rollout = roll_out(run.source, step, run.ahead.take(step) if run.ahead else None)
+    with merged(loop.model):
+        rollout = roll_out(run.source, step, run.ahead.take(step) if run.ahead else None)
     sampling_ahead = run.ahead is not None and step + 1 < loop.total_steps
     if run.ahead is not None and sampling_ahead:
         run.ahead.start(step + 1)

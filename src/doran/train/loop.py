@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from doran.base.errors import ArtifactError, BudgetReached, ConfigError, Interrupted, NumericsError
 from doran.base.files import disk_errors, fsync_folder
 from doran.base.runlog import MetricsWriter, Progress
+from doran.layers.lora import PARTS, lora_layers, merged
+from doran.models.adapters import save_adapter
 from doran.models.decoder import Decoder
 from doran.models.weights import save_model
 from doran.train import checkpoint
@@ -173,7 +175,10 @@ class Loop:
             return final
         with disk_errors(final):
             shutil.rmtree(beside, ignore_errors=True)
-            save_model(self.model, beside)
+            with merged(self.model):
+                save_model(self.model, beside)
+            if lora_layers(self.model):
+                save_adapter(self.model, beside / "adapter")
             if self.add_files is not None:
                 self.add_files(beside)
             os.rename(beside, final)
@@ -182,10 +187,16 @@ class Loop:
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name; a tensor under two names (tied embeddings) once."""
+    """Parameters and persistent buffers by name; a tensor under two names (tied embeddings) once.
+
+    Of a model with adapters only these and the buffers: its other weights are the base folder's.
+    """
     seen: set[tuple[int, tuple[int, ...]]] = set()
     tensors = {}
+    frozen = {n for n, _ in module.named_parameters() if not n.endswith(PARTS)} if lora_layers(module) else set()
     for name, t in module.state_dict().items():
+        if name in frozen:
+            continue
         key = (t.data_ptr(), tuple(t.shape))
         if key not in seen:
             seen.add(key)
