@@ -5,7 +5,9 @@ Torch is imported inside the functions that need it, so that `doran --help` does
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import gc
 import os
 import platform
 import resource
@@ -56,6 +58,16 @@ def total_memory() -> int:
 def peak_rss() -> int:
     """The most memory this process has held so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system: glibc keeps what a stage has freed, and stages would add up.
+
+    Elsewhere than on Linux with glibc only Python's own garbage is collected.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def matmul_peak(dtype: str | torch.dtype = "float32") -> float:

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from doran.base.device import set_threads
+from doran.base.device import release_memory, set_threads
 from doran.base.errors import ConfigError
 from doran.base.files import read_json, write_atomic, write_json
 from doran.recipes.context import Context, clear
@@ -78,6 +78,7 @@ def run_stage(ctx: Context, stage: Stage, print_: str) -> None:
     finally:
         spent = before + ctx.meter.here()
         write_json(folder / "seconds.json", spent.as_dict())
+        release_memory()
     inputs = {name: ctx.folders[name] for name in stage.needs}
     write_receipt(folder, stage.name, spent, ctx.seed, ctx.notes, ctx.meter, inputs)
     write_json(folder / "done.json", {"fingerprint": print_, "seconds": spent.seconds})
