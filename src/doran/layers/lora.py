@@ -67,7 +67,9 @@ def add_lora(model: nn.Module, rank: int, alpha: float, targets: Sequence[str] =
     for target in targets:
         if target not in known:
             raise UsageError(f"--lora-targets: no layer has {target!r}", hint=suggest(target, known))
-    wanted = targets or known
+    # PEFT gives these names to the routed experts' stacks as well, so beside experts they are adapted only when asked.
+    shared = {"gate_proj", "up_proj", "down_proj"} if any(n.endswith(".experts") for n, _ in model.named_modules()) else ()
+    wanted = targets or [name for name in known if name not in shared]
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     chosen = [name for name in found if name.rsplit(".", 1)[1] in wanted]
