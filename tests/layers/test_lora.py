@@ -65,7 +65,8 @@ def test_the_peft_library_computes_the_same_and_reads_back(family: str, tmp_path
     model = small(family)
     save_model(model, tmp_path / "base")
     save_adapter(shaken(model), tmp_path / "adapter", str(tmp_path / "base"))
-    theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter")
     got = theirs(torch.arange(12)[None] % 40).logits[0]
     torch.testing.assert_close(got, logits(model), atol=5e-5, rtol=1e-3)
     theirs.save_pretrained(tmp_path / "theirs")
@@ -77,6 +78,8 @@ def test_the_peft_library_computes_the_same_and_reads_back(family: str, tmp_path
 def test_wrong_targets_and_adapters_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no layer has 'q_pro'.*q_proj"):
         add_lora(small("llama"), 2, 2.0, ["q_pro"])
+    with pytest.raises(UsageError, match="gate_proj beside routed experts.*kv_b_proj"):
+        add_lora(small("deepseek_v3"), 2, 2.0, ["o_proj", "gate_proj"])
     with pytest.raises(ArtifactError, match="no adapter_config.json"):
         read_peft(tmp_path)
     save_adapter(shaken(small("llama")), tmp_path)

@@ -89,9 +89,10 @@ def main(
         items = asked.generate("train", pool, train.seed, language)  # type: ignore[arg-type]
         questions = {task: [Question(item, asked) for item in items]}
         facts = {"verb": "rl", "model": str(model), "task": task, "data": str(data) if data else None, "pool": pool}
-        claim(out, {**facts, "task settings": settings.task, "rewards": weights, "language": language, "style": style, **lora})
+        facts |= {"task settings": settings.task, "rewards": weights, "language": language, "style": style}
         opened = open_model(folder)
         train = adapt(opened.model, lora, train)
+        claim(out, facts | lora)
         tokenizer = opened.tokenizer
         assert tokenizer is not None
         wrap = prompt_style(tokenizer, style)[1]

@@ -64,13 +64,13 @@ def main(
     use_threads(threads)
     lora = lora_facts(lora_rank, lora_alpha, lora_targets)
     facts = {"verb": "sft", "model": str(model), "data": str(data), "rename": rename or [], "style": style}
-    claim(out, facts | lora)
     opened = open_model(folder)
     assert opened.tokenizer is not None
+    train = adapt(opened.model, lora, settings.train)
+    claim(out, facts | lora)
     name, wrap = prompt_style(opened.tokenizer, style)
     samples = to_samples(opened.tokenizer, name, wrap, conversations)
     add_files = beside_weights(opened.tokenizer, folder)
-    train = adapt(opened.model, lora, settings.train)
     train_in(out, "sft", None, lambda progress: run_sft(opened.model, samples, train, out, progress, add_files))
 
 

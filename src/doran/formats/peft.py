@@ -54,7 +54,9 @@ def read_peft(folder: Path) -> PeftAdapter:
     odd += ["rank_pattern"] if config.get("rank_pattern") or config.get("alpha_pattern") else []
     odd += ["bias"] if config.get("bias", "none") != "none" else []
     if odd:
-        raise ArtifactError(f"{folder / CONFIG}: {odd[0]} is not supported", hint="merge it with PEFT and use the model")
+        raise ArtifactError(
+            f"{folder / CONFIG}: {odd[0]} is not supported", hint="merge it with PEFT and use the model"
+        )
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -78,4 +80,5 @@ def read_peft(folder: Path) -> PeftAdapter:
 
 def _targets(pairs: Pairs) -> list[str]:
     """Last names, as people write them; whole names beside routed experts, whose stacks share the last names."""
-    return sorted(pairs) if any(".shared_experts." in m for m in pairs) else sorted({m.rsplit(".", 1)[1] for m in pairs})
+    routed = any(".shared_experts." in module for module in pairs)
+    return sorted(pairs if routed else {module.rsplit(".", 1)[1] for module in pairs})

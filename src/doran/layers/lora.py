@@ -1,8 +1,8 @@
 """LoRA (Hu et al. 2106.09685): y = W x + (alpha / r) B (A x), W frozen. The weights' names stay the checkpoint's.
 
 `merged(model)` makes the model an ordinary one for a while, for the engine, exports and exact comparison: W + s B A
-stands in W's place and afterwards the very same W stands there again, so nothing drifts. Not here: files (formats/peft),
-stacked experts (they are no Linear), dropout.
+stands in W's place and afterwards the very same W stands there again, so nothing drifts. Not here: files
+(formats/peft), stacked experts (they are no Linear), dropout.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from doran.base.errors import UsageError, suggest
 
 PARTS = ("lora_A", "lora_B")
+FEED_FORWARD = frozenset({"gate_proj", "up_proj", "down_proj"})
 
 
 class LoraLinear(nn.Linear):
@@ -60,23 +61,36 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
 def add_lora(model: nn.Module, rank: int, alpha: float, targets: Sequence[str] = (), seed: int = 0) -> list[str]:
     """Freeze `model` and put adapters on its layers' Linears: all of them, or those whose last name is in `targets`.
 
-    Returns the module names. UsageError for a target that no layer has.
+    Returns the module names. Beside routed experts the feed-forward names are left out, since PEFT gives them to the
+    experts' stacks as well. UsageError for a target that no layer has, and for such a name there.
     """
     found = {n: m for n, m in model.named_modules() if type(m) is nn.Linear and n.startswith("model.layers.")}
     known = sorted({name.rsplit(".", 1)[1] for name in found} - {"eh_proj"})
     for target in targets:
         if target not in known:
             raise UsageError(f"--lora-targets: no layer has {target!r}", hint=suggest(target, known))
-    # PEFT gives these names to the routed experts' stacks as well, so beside experts they are adapted only when asked.
-    shared = {"gate_proj", "up_proj", "down_proj"} if any(n.endswith(".experts") for n, _ in model.named_modules()) else ()
-    wanted = targets or [name for name in known if name not in shared]
+    routed = any(name.endswith(".experts") for name, _ in model.named_modules())
+    refused = sorted(FEED_FORWARD.intersection(targets)) if routed else []
+    if refused:
+        raise UsageError(
+            f"--lora-targets: {refused[0]} beside routed experts: PEFT would adapt the experts under that name",
+            hint=f"leave it out; {', '.join(sorted(set(known) - FEED_FORWARD))} can be adapted",
+        )
+    wanted = set(targets or known) - (FEED_FORWARD if routed else set())
+    chosen = [name for name in found if name.rsplit(".", 1)[1] in wanted]
+    wrap(model, chosen, rank, alpha, seed)
+    return chosen
+
+
+def wrap(model: nn.Module, names: Sequence[str], rank: int, alpha: float, seed: int = 0) -> None:
+    """Freeze `model` and put an adapter on each Linear in `names` (full module names)."""
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    chosen = [name for name in found if name.rsplit(".", 1)[1] in wanted]
-    for name in chosen:
+    for name in names:
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, LoraLinear(found[name], rank, alpha, generator))
-    return chosen
+        base = model.get_submodule(name)
+        assert isinstance(base, nn.Linear)
+        setattr(model.get_submodule(parent), last, LoraLinear(base, rank, alpha, generator))
 
 
 @contextmanager
@@ -93,4 +107,4 @@ def merged(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for m, (weight, a, b) in zip(layers, kept, strict=True):
-            m._parameters.update(weight=weight, lora_A=a, lora_B=b)
+            m._parameters.update({"weight": weight, "lora_A": a, "lora_B": b})

@@ -8,7 +8,7 @@ import torch
 
 from doran.base.errors import ArtifactError
 from doran.formats.peft import read_peft, write_peft
-from doran.layers.lora import add_lora, lora_layers
+from doran.layers.lora import lora_layers, wrap
 from doran.models.decoder import Decoder
 
 
@@ -29,9 +29,10 @@ def load_adapter(model: Decoder, folder: Path) -> None:
     for name, (a, b) in adapter.pairs.items():
         fits = name in linears and (b.shape[0], a.shape[1]) == tuple(linears[name].weight.shape)
         if not fits or not name.startswith("model.layers."):
-            raise ArtifactError(f"{folder}: its {name} does not fit this model", hint="give the adapter's own base model")
-    add_lora(model, adapter.rank, adapter.alpha, sorted({name.rsplit(".", 1)[1] for name in adapter.pairs}))
+            raise ArtifactError(
+                f"{folder}: its {name} does not fit this model", hint="give the adapter's own base model"
+            )
+    wrap(model, list(adapter.pairs), adapter.rank, adapter.alpha)
     for name, layer in lora_layers(model).items():
-        if name in adapter.pairs:  # a layer without a pair keeps B = 0
-            layer.lora_A.copy_(adapter.pairs[name][0])
-            layer.lora_B.copy_(adapter.pairs[name][1])
+        layer.lora_A.copy_(adapter.pairs[name][0])
+        layer.lora_B.copy_(adapter.pairs[name][1])

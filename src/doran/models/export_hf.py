@@ -17,7 +17,8 @@ from doran.arch.config import ModelConfig
 from doran.arch.tensors import tensors
 from doran.base.errors import UsageError
 from doran.base.files import disk_errors, write_json
-from doran.formats.safetensors_folder import write_file, write_folder
+from doran.formats.peft import write_peft
+from doran.formats.safetensors_folder import write_folder
 from doran.models.gguf import GGUFSource
 from doran.models.quantize import copy_companions
 from doran.models.source import Source, plain
@@ -98,20 +99,8 @@ def export_peft(
     if not found.pairs:
         raise UsageError("the model's matrices are those of --base: there is nothing to put in an adapter",
                          hint="name the model that training started from")  # fmt: skip
-    out = Path(out)
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    weights = {}
-    for module, (a, b) in found.pairs.items():
-        weights[f"base_model.model.{module}.lora_A.weight"] = a
-        weights[f"base_model.model.{module}.lora_B.weight"] = b
-    write_file(out / "adapter_model.safetensors", weights)
-    write_json(out / "adapter_config.json", {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base), "r": rank,
-        "lora_alpha": rank, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "inference_mode": True,
-        "target_modules": sorted({module.rsplit(".", 1)[1] for module in found.pairs}), "modules_to_save": None,
-    })  # fmt: skip
-    copy_companions(Path(source), out)
+    write_peft(Path(out), found.pairs, rank, float(rank), str(base))
+    copy_companions(Path(source), Path(out))
     return found
 
 
