@@ -174,8 +174,11 @@ def test_weights_that_change_between_calls_are_seen() -> None:
     model = build(presets.tiny("qwen2", initializer_range=0.2), seed=4)
     engine = Engine(model)
     first = sampled(engine, PROMPTS[:2])
-    with torch.no_grad():
-        model.model.norm.weight.mul_(0.3)
+    assert sampled(engine, PROMPTS[:2]) == first
+    seen = module.fingerprint(model)
+    model.model.layers[1].mlp.down_proj.weight.data.view(-1)[-1].mul_(1 + 1e-6)  # no version counter hears of this
+    assert module.fingerprint(model) != seen
+    model.model.norm.weight.data.mul_(0.3)
     assert sampled(engine, PROMPTS[:2]) != first
 
 

@@ -30,15 +30,18 @@ LOGITS = 1 << 22  # most numbers in one thread's logits
 
 
 class Arena:
-    """Cache memory that outlives a call: the first touch of a page can cost more than all that is done with it later.
+    """What outlives a call: cache memory, because the first touch of a page can cost more than all that is done with it
+    later, and packed weights, because most calls see the weights of the call before.
 
-    One runner at a time holds it (`take`), others get memory of their own meanwhile. Not thread safe.
+    One runner at a time holds the memory (`take`), others get some of their own meanwhile. Not thread safe.
     """
 
     MOST = 1 << 29  # bytes kept; what is larger goes back to the system with its runner
 
     def __init__(self) -> None:
         self._kept, self._free = torch.empty(0, dtype=torch.uint8), True
+        self._packed: Packed | None = None
+        self._seen: tuple[int, torch.dtype] | None = None
 
     def take(self, size: int, owner: object) -> Tensor:
         """`size` bytes for as long as `owner` lives; what is in them is anybody's guess."""
@@ -53,6 +56,13 @@ class Arena:
     def _give(self) -> None:
         self._free = True
 
+    def packed(self, model: Decoder, dtype: torch.dtype) -> Packed:
+        """The model's packed weights; made anew when a bit of them has changed, whoever changed it and however."""
+        seen = fingerprint(model), dtype
+        if self._packed is None or seen != self._seen:
+            self._packed, self._seen = Packed(model, dtype), seen
+        return self._packed
+
 
 class NativeRunner:
     """A model's packed weights and the paged cache of one engine call. Also its own `cache`, as the engine sees one."""
@@ -64,7 +74,7 @@ class NativeRunner:
         self.num_slots, self.capacity = max_batch, config.max_position_embeddings
         self.threads = torch.get_num_threads()
         self._lib = _library()
-        self._packed = held_panels(model) if model.quantized else Packed(model, dtype)
+        self._packed = held_panels(model) if model.quantized else arena.packed(model, dtype)
         self._rope = model.rope
         self._positions, self._used = 0, 0
         kinds = self._packed.embed_kind, self._packed.head_kind
@@ -216,6 +226,16 @@ def _argument(value: Tensor | int | ctypes.Array) -> object:
     if isinstance(value, Tensor):
         return ctypes.c_void_p(value.data_ptr())
     return ctypes.c_int64(value) if isinstance(value, int) else value
+
+
+def fingerprint(model: Decoder) -> int:
+    """A hash of every parameter and buffer: all their bytes are read, nothing is trusted to announce a change."""
+    tensors = [t.detach().contiguous() for t in (*model.parameters(), *model.buffers())]
+    lengths = (ctypes.c_int64 * len(tensors))(*(t.numel() * t.element_size() for t in tensors))
+    function = _library().decoder_fingerprint
+    function.restype = ctypes.c_uint64
+    count, threads = ctypes.c_int64(len(tensors)), ctypes.c_int64(torch.get_num_threads())
+    return function(_pointers(tensors), lengths, count, threads)
 
 
 def draw(logits_NV: Tensor, params: RowParams, uniform_N: Tensor) -> tuple[Tensor, Tensor]:

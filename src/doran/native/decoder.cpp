@@ -411,6 +411,27 @@ int64_t decoder_run(Decoder* d, int64_t count, int64_t most, Columns* c, int64_t
     }
     return most;
 }
+// A fingerprint of arrays, to see whether weights have changed since they were packed. Every bit counts; not meant against malice.
+uint64_t decoder_fingerprint(const uint8_t* const* data, const int64_t* bytes, int64_t count, int64_t threads) {
+    typedef uint64_t q8 __attribute__((vector_size(64), aligned(1), may_alias));
+    const int64_t piece = 1 << 16;
+    std::vector<std::pair<const uint8_t*, int64_t>> pieces;
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t at = 0; at < bytes[i]; at += piece) pieces.push_back({data[i] + at, std::min(piece, bytes[i] - at)});
+    std::vector<uint64_t> sums(pieces.size());
+#pragma omp parallel for schedule(dynamic, 4) num_threads(int(threads))
+    for (size_t i = 0; i < pieces.size(); i++) {
+        auto [p, n] = pieces[i];
+        q8 h = q8{1, 2, 3, 4, 5, 6, 7, 8} + uint64_t(n);
+        int64_t at = 0;
+        for (; at + 64 <= n; at += 64) { h = (h ^ *(const q8*)(p + at)) * 0x9E3779B97F4A7C15ull; h ^= h >> 29; }
+        for (; at < n; at++) { h[0] = (h[0] ^ p[at]) * 0x9E3779B97F4A7C15ull; h[0] ^= h[0] >> 29; }
+        for (int l = 0; l < 8; l++) sums[i] = (sums[i] ^ h[l]) * 0xD6E8FEB86659FD93ull + (sums[i] >> 31);
+    }
+    uint64_t all = 0;
+    for (uint64_t x : sums) all = ((all ^ x) * 0xD6E8FEB86659FD93ull) ^ (all >> 31);
+    return all;
+}
 void decoder_draw(const float* logits, int64_t ld, int64_t n, int64_t v, const float* temperature, const int64_t* top_k, const float* top_p, const float* min_p,
                   const double* uniform, int64_t* tokens, float* logprobs) {
     std::vector<float> w(static_cast<size_t>(v));

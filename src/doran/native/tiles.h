@@ -4,7 +4,7 @@
 // number of rows. Not here: quantised weights (quant.h), anything that knows a model.
 #pragma once
 #include "common.h"
-#if defined(__AVX512BF16__) || defined(__AVX512BW__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -41,7 +41,20 @@ static inline void put16(bf16* y, v16 x) {
     typedef bf16 h16 __attribute__((vector_size(32), aligned(2), may_alias));
     *(h16*)y = __builtin_convertvector(round16(x) >> 16, h16);
 }
-static inline v16 exp16(v16 x) {  // fast_exp, but 0 below -87
+static inline v16 exp16(v16 x) {  // fast_exp, but 0 far below -87 and inf far above 88
+#if defined(__AVX512F__)
+    __m512 y = _mm512_max_ps(_mm512_set1_ps(-200.f), (__m512)x);  // in this order a NaN stays one
+    y = _mm512_min_ps(_mm512_set1_ps(200.f), y);
+    __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(y, _mm512_set1_ps(1.44269504088896f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    v16 q = (v16)_mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693359375f), y) + (v16)whole * 2.12194440e-4f, e = v16{} + 1.9875691500e-4f;
+    e = e * q + 1.3981999507e-3f;
+    e = e * q + 8.3334519073e-3f;
+    e = e * q + 4.1665795894e-2f;
+    e = e * q + 1.6666665459e-1f;
+    e = e * q + 5.0000001201e-1f;
+    e = e * q * q + q + 1.f;
+    return (v16)_mm512_scalef_ps((__m512)e, whole);
+#else
     v16 low = x < -87.f ? v16{} - 87.f : x, y = low > 88.f ? v16{} + 88.f : low, shifted = y * 1.44269504088896f + 12582912.f;
     v16 n = shifted - 12582912.f, r = y - n * 0.693359375f + n * 2.12194440e-4f, p = v16{} + 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
@@ -52,6 +65,7 @@ static inline v16 exp16(v16 x) {  // fast_exp, but 0 below -87
     p = p * r * r + r + 1.f;
     p *= (v16)(((w16)shifted << 23) + 0x3f800000u);
     return x < -87.f ? v16{} : p;
+#endif
 }
 
 // out[m][16 p ..] = sum_k a[m][k] * b[p][k][16] for M rows and P panels of 16 columns
