@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 import doran
 from doran.serve import chat_api, completions_api, errors, messages_api, plain_api, responses_api
 from doran.serve.generation import Service
+from doran.serve.page import Page
 from doran.serve.security import WEB, Gate
 from doran.serve.sse import ClientGone
 
@@ -47,7 +47,7 @@ def create_app(service: Service, keys: dict[str, str] | None = None) -> ASGIApp:
     for module in (chat_api, completions_api, responses_api, messages_api, plain_api):
         app.include_router(module.router(service))
     if (WEB / "index.html").exists():
-        app.mount("/", StaticFiles(directory=WEB, html=True), name="web")
+        app.mount("/", Page(directory=WEB, html=True), name="web")
     whole: ASGIApp = app
     if service.settings.cors_origins:
         whole = CORSMiddleware(
