@@ -71,6 +71,12 @@ class TensorFolder:
             raise ArtifactError(f"{self.file(name)}: {name} cannot be read ({error})", hint=_AGAIN) from None
 
 
+def read_file(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file. ArtifactError where it is missing, torn or changed."""
+    opened = _open(path)
+    return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
+
+
 def _listed(folder: Path) -> dict[str, str]:
     """The index's map from tensor to file; empty where one plain file holds everything."""
     if (folder / SINGLE).exists() or not (folder / INDEX).exists():

@@ -16,12 +16,12 @@ TINY = 1e-12
 
 
 def topk_kl(logits_NV: Tensor, ids_NK: Tensor, teacher_logprobs_NK: Tensor) -> Tensor:
-    """Forward KL(teacher || student) of each row, (N,), over K + 1 outcomes: the K stored tokens, and all others as one.
+    """Forward KL(teacher || student) of each row, (N,), over K + 1 outcomes: the K stored tokens and the rest as one.
 
         sum_k p_k (log p_k - log q_k) + r (log r - log s),   r = 1 - sum_k p_k,   s = 1 - sum_k q_k
 
-    p is the teacher, q the student (softmax of `logits_NV`). By the data-processing inequality it is at most the KL over
-    the whole vocabulary, and equal to it for K = V (Hinton 1503.02531 with a truncated teacher). log s is a logsumexp
+    p is the teacher, q the student (softmax of `logits_NV`). By the data-processing inequality it is at most the KL
+    over the whole vocabulary, equal to it for K = V (Hinton 1503.02531 with a truncated teacher). log s is a logsumexp
     over the other logits, so neither value nor gradient is NaN where s is tiny; r = 0 adds nothing.
     """
     logits_NV = logits_NV.float()
@@ -58,5 +58,5 @@ def on_policy_advantages(sampled_logprobs_N: Tensor, teacher_logprobs_N: Tensor)
 
 
 def on_policy_loss(logprobs_N: Tensor, sampled_logprobs_N: Tensor, advantages_N: Tensor, clip: float = 5.0) -> Tensor:
-    """-w_t A_t of each token, (N,), with w_t = q(y_t) / q_old(y_t), at most `clip`: a sampler in bf16 is not quite q."""
+    """-w_t A_t of each token, (N,), with w_t = q(y_t) / q_old(y_t), at most `clip`: a bf16 sampler is not quite q."""
     return -(logprobs_N - sampled_logprobs_N.detach()).clamp_max(math.log(clip)).exp() * advantages_N.detach()
