@@ -9,6 +9,7 @@ from doran.base.config import build as build_settings
 from doran.base.errors import ConfigError, DataError
 from doran.base.runlog import read_metrics
 from doran.layers.attention import PackedAttend
+from doran.layers.lora import add_lora
 from doran.layers.moe import RouterStats
 from doran.models.weights import load_model
 from doran.train.batch import by_tokens, pack
@@ -81,6 +82,32 @@ def test_it_learns_and_resumes_to_the_same_bits(make_model, tmp_path) -> None:
     again = run_sft(make_model(), SAMPLES, s, tmp_path / "broken")
     a, b = (module_tensors(load_model(folder)) for folder in (whole, again))
     assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_an_adapters_run_that_was_cut_ends_with_the_same_bits(make_model, tmp_path) -> None:
+    def adapted():
+        model = make_model(model_type="qwen2")
+        add_lora(model, 2, 4.0)
+        return model
+
+    def files(folder):
+        return [(folder / name).read_bytes() for name in ("model.safetensors", "adapter/adapter_model.safetensors")]
+
+    class Cut(list):
+        reads = 0
+
+        def __getitem__(self, i: int):
+            self.reads += 1
+            if self.reads > 100:
+                raise RuntimeError("power cut")
+            return super().__getitem__(i)
+
+    s = settings(epochs=4)
+    whole = run_sft(adapted(), SAMPLES, s, tmp_path / "whole")
+    with pytest.raises(RuntimeError):
+        run_sft(adapted(), Cut(SAMPLES), s, tmp_path / "cut")
+    assert (tmp_path / "cut" / "checkpoints").exists() and not (tmp_path / "cut" / "model").exists()
+    assert files(run_sft(adapted(), SAMPLES, s, tmp_path / "cut")) == files(whole)
 
 
 def test_other_samples_on_old_checkpoints_are_refused(make_model, tmp_path) -> None:

@@ -19,7 +19,7 @@ LoraAlpha = Annotated[
 ]
 LoraTargets = Annotated[
     str | None,
-    typer.Option("--lora-targets", metavar="NAMES", help="Layers to adapt, such as q_proj,v_proj. Unless given: all, experts left out."),
+    typer.Option("--lora-targets", metavar="NAMES", help="Layers to adapt, such as q_proj,v_proj; all but experts."),
 ]
 
 

@@ -35,6 +35,7 @@ TEXTS = {
     "write its model card from evaluations and receipts": "평가 결과와 영수증으로 모델 카드 작성",
     "make it smaller and faster: 8 or 4 bits a weight, damage measured": "가중치를 8비트나 4비트로 줄이고 손실 측정",
     "write it as a Hugging Face folder, GGUF or PEFT, checked by replay": "Hugging Face 폴더, GGUF, PEFT로 내보내고 재생으로 검증",
+    "next-token training on your own text, from a folder or from nothing": "내 글로 사전 학습 (있는 모델을 이어서, 또는 처음부터)",
     "supervised fine-tuning on prompts and answers": "질문과 답으로 지도 미세 조정 (SFT)",
     "reinforcement learning (GRPO) on a task with a checkable answer": "답을 채점할 수 있는 과제로 강화 학습 (GRPO)",
     "read what a model said during RL, with rewards and advantages": "강화 학습 중 모델이 한 말을 보상과 함께 읽기",
@@ -144,6 +145,10 @@ VERB_HELP = {
     "localise": "모델이 한국어를 더 잘하게 합니다: 측정, 토큰 추가, 이어 학습, SFT, GRPO, 다시 측정, 내보내기.\n\n"
                 "`doran localise measure`는 측정만, `doran localise extend`는 토큰 추가만 합니다. 멈춘 실행은 같은 명령으로 "
                 "이어집니다.\n\n예: doran localise recipes/localise-tiny.yaml --model runs/tiny-r1/model",
+    "pretrain": "글(.txt, JSONL, Parquet)로 다음 토큰 맞히기를 학습합니다.\n\n--model은 있는 모델을 이어서, --config는 "
+                "config.json의 모양으로 처음부터 학습합니다. 토크나이저를 주지 않으면 모델의 것을 쓰고, 처음부터 학습할 때는 그 글로 "
+                "새로 만듭니다. 멈춘 실행은 같은 명령으로 이어집니다.\n\n"
+                "예: doran pretrain --model DIR --data book.txt --out runs/mine --epochs 2 train.lr=1e-5",
     "sft": "모델을 대화 자료로 미세 조정합니다(SFT).\n\n한 줄에 messages, 또는 prompt와 answer가 들어갑니다. 모델은 "
            "답만 배웁니다. 설정은 train.KEY=VALUE로 바꿉니다.\n\n"
            "예: doran sft --model DIR --data mine.jsonl --out runs/mine train.epochs=3 train.lr=1e-5",

@@ -88,8 +88,9 @@ def main(
     with opened_task(task, data, settings.task) as asked:
         items = asked.generate("train", pool, train.seed, language)  # type: ignore[arg-type]
         questions = {task: [Question(item, asked) for item in items]}
-        facts = {"verb": "rl", "model": str(model), "task": task, "data": str(data) if data else None, "pool": pool}
-        facts |= {"task settings": settings.task, "rewards": weights, "language": language, "style": style}
+        facts: dict[str, Any] = {"verb": "rl", "model": str(model), "task": task}
+        facts |= {"data": str(data) if data else None, "pool": pool, "task settings": settings.task}
+        facts |= {"rewards": weights, "language": language, "style": style}
         opened = open_model(folder)
         train = adapt(opened.model, lora, train)
         claim(out, facts | lora)

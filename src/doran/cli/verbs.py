@@ -31,6 +31,7 @@ VERBS = (
     Verb("card", "Use a model", "write its model card from evaluations and receipts"),
     Verb("quantize", "Use a model", "make it smaller and faster: 8 or 4 bits a weight, damage measured"),
     Verb("export", "Use a model", "write it as a Hugging Face folder, GGUF or PEFT, checked by replay"),
+    Verb("pretrain", "Train a model you have", "next-token training on your own text, from a folder or from nothing"),
     Verb("sft", "Train a model you have", "supervised fine-tuning on prompts and answers"),
     Verb("rl", "Train a model you have", "reinforcement learning (GRPO) on a task with a checkable answer"),
     Verb("rollouts", "Train a model you have", "read what a model said during RL, with rewards and advantages"),

@@ -97,7 +97,7 @@ def wrap(model: nn.Module, names: Sequence[str], rank: int, alpha: float, seed: 
 def merged(model: nn.Module) -> Iterator[None]:
     """Inside, the adapted model is an ordinary one with W + s B A; without adapters nothing happens."""
     layers = list(lora_layers(model).values())
-    kept = [(m.weight, m.lora_A, m.lora_B) for m in layers]
+    kept = [(m._parameters["weight"], m._parameters["lora_A"], m._parameters["lora_B"]) for m in layers]
     for m in layers:
         whole = m.whole_weight().detach()
         m._parameters["weight"] = nn.Parameter(whole, requires_grad=False)
@@ -107,4 +107,4 @@ def merged(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for m, (weight, a, b) in zip(layers, kept, strict=True):
-            m._parameters.update({"weight": weight, "lora_A": a, "lora_B": b})
+            m._parameters["weight"], m._parameters["lora_A"], m._parameters["lora_B"] = weight, a, b

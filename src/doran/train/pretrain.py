@@ -8,9 +8,10 @@ T tokens of a pack, D hidden_size.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -60,10 +61,12 @@ def run_pretrain(
     out_dir: Path,
     progress: Progress | None = None,
     add_files: Callable[[Path], None] | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train `model` in place and return out_dir/model. `batches(n)` yields the micro-batches from number n on.
 
-    They must be the same at every call: `lambda n: Packer(stream(), settings.tokens_per_batch).skip(n)`.
+    They must be the same at every call: `lambda n: Packer(stream(), settings.tokens_per_batch).skip(n)`. `identity`:
+    what else must be the same to continue, such as {"data": corpus.digest}.
     """
     loop = Loop(
         model,
@@ -74,6 +77,7 @@ def run_pretrain(
         progress,
         shown=("loss", "mtp_loss", "tokens_per_second", "mfu"),
         add_files=add_files,
+        identity=dict(identity or {}),
     )
 
     def start(first: int) -> StepFn:
