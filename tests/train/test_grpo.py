@@ -234,3 +234,25 @@ def test_the_known_variants_run_and_stay_finite(make_model, tmp_path, switches: 
     run(make_model(), tmp_path, steps=2, **switches)
     for row in rows(tmp_path):
         assert None not in row.values()
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+def test_exact_logprobs_are_the_trainers_bit_for_bit(make_model, tmp_path, bf16: bool, minibatches: int) -> None:
+    changes = {"bf16": bf16, "rollout_bf16": bf16, "temperature": 0.8, "steps": 3, "minibatches": minibatches}
+    run(make_model(), tmp_path / "exact", exact_logprobs=True, tokens_per_micro_batch=64, **changes)
+    run(make_model(), tmp_path / "plain", tokens_per_micro_batch=64, **changes)
+    for exact, plain in zip(rows(tmp_path / "exact"), rows(tmp_path / "plain"), strict=True):
+        assert exact["updates"] and exact["gap/max"] == exact["gap/mean"] == exact["gap/kl"] == 0.0
+        assert exact["gap/sampler_max"] == plain["gap/max"] > 0  # it changes what is told, not what is learnt
+        assert exact["loss"] == plain["loss"] and exact["grad_norm"] == plain["grad_norm"]
+
+
+def test_exact_logprobs_are_recorded_and_off_they_leave_no_trace(make_model, tmp_path) -> None:
+    assert "exact_logprobs" not in settings().model_dump()
+    run(make_model(), tmp_path, exact_logprobs=True, record="jsonl", steps=1)
+    (file,) = sorted((tmp_path / "rollouts").glob("*.jsonl"))
+    kept = [row for row in read_metrics(file) if row["exact_logprobs"] is not None]
+    assert len(kept) == sum(row["learnt"] for row in read_metrics(file)) > 0
+    for row in kept:
+        assert row["exact_logprobs"] == pytest.approx(row["logprobs"], abs=1e-4)

@@ -113,6 +113,9 @@ class GrpoSettings(LoopSettings):
         None, gt=0, description="adapt entropy_coef to hold this entropy; no bonus above it (Skywork-OR1)"
     )
     entropy_coef_step: float = later(0.005, gt=0, description="how far entropy_coef moves in a step")
+    exact_logprobs: bool = later(
+        False, description="score what was sampled once more with the trainer's own forward, so that gap/* is exactly 0"
+    )
     async_rollouts: bool = later(
         False, description="sample the next step's rollouts while this one updates: one step off-policy, deterministic"
     )

@@ -41,7 +41,10 @@ class Recorder:
     def write(self, step: int, rollout: Rollout) -> None:
         """Record a step; groups in the order they were sampled, replayed ones last."""
         learnt = {id(x) for x in (*rollout.kept, *rollout.replayed)}
-        rows = [row(step, x, self.dialect, id(x) in learnt) for x in (*rollout.samples, *rollout.replayed)]
+        samples = (*rollout.samples, *rollout.replayed)
+        rows = [row(step, x, self.dialect, id(x) in learnt) for x in samples]
+        if any(x.exact_logprobs is not None for x in samples):  # with every row: a table has one set of columns
+            rows = [{**r, "exact_logprobs": x.exact_logprobs} for r, x in zip(rows, samples, strict=True)]
         path = self.folder / f"step_{step:08d}.{self.kind}"
         if self.kind == "jsonl":
             write_atomic(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))

@@ -73,7 +73,8 @@ class Sample:
 
     In an environment the completion holds all turns; `mask` is then False for the tokens the environment wrote, whose
     logprobs are 0 and mean nothing. `fault`: why it could not be judged; such a sample is left out, not scored 0.
-    `age`: steps since it was sampled, where it is replayed.
+    `age`: steps since it was sampled, where it is replayed. `exact_logprobs`: the trainer's own logprobs of the learned
+    tokens before the update, where they were asked for; `completion.logprobs` stay those it was drawn with.
     """
 
     item: Any
@@ -87,6 +88,7 @@ class Sample:
     mask: list[bool] | None = None
     fault: str | None = None
     age: int = 0
+    exact_logprobs: list[float] | None = None
 
     @property
     def truncated(self) -> bool:

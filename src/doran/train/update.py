@@ -5,6 +5,7 @@ N completion tokens of a pack, in the order of its samples. Plain functions, to 
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,12 +41,14 @@ class MicroBatch:
     """Some samples packed, and what the loss needs of each completion token."""
 
     batch: Pack
+    samples: Sequence[Sample]  # those packed, in order
     rollout_logprobs_N: Tensor
     advantages_N: Tensor
     weights_N: Tensor
     sequence_N: Tensor
     fresh_N: Tensor | None = None  # False for replayed tokens, whose gap is age, not rounding; None: all are fresh
     old_logprobs_N: Tensor | None = None
+    exact_logprobs_N: Tensor | None = None  # the sampled tokens scored by the trainer's forward, before any update
     ref_logprobs_N: Tensor | None = None
 
 
@@ -75,6 +78,11 @@ def update_policy(
         if reference is not None:
             micro.ref_logprobs_N = frozen_logprobs(reference, micro.batch, s)
     means = _Means()
+    if s.exact_logprobs:
+        began = time.perf_counter()
+        for micro in micros:
+            score_exactly(model, micro, s)
+        means.add({"time/exact": time.perf_counter() - began}, 1)
     for epoch in range(s.update_epochs):
         for number, minibatch in enumerate(plan):
             stats = RouterStats(balance=bool(s.balance_alpha))
@@ -128,7 +136,11 @@ def accumulate(
     means.add({**seen, "entropy": entropy_N.mean()}, tokens)
     if first:  # later updates move the policy away from the rollout on purpose
         fresh_N = slice(None) if micro.fresh_N is None else micro.fresh_N
-        means.gap(micro.rollout_logprobs_N[fresh_N], old_N[fresh_N])
+        sampled_N = micro.rollout_logprobs_N
+        if micro.exact_logprobs_N is not None:
+            means.gap(sampled_N[fresh_N], old_N[fresh_N], "gap/sampler_")
+            sampled_N = micro.exact_logprobs_N
+        means.gap(sampled_N[fresh_N], old_N[fresh_N])
 
 
 def completion_logprobs(
@@ -155,6 +167,18 @@ def frozen_logprobs(model: Decoder, batch: Pack, s: GrpoSettings) -> Tensor:
     """Logprobs as data: of the policy before the update, or of the reference."""
     with torch.autocast(batch.tokens_T.device.type, dtype=torch.bfloat16, enabled=s.bf16):
         return completion_logprobs(model, batch, s.temperature, PackedAttend(batch.cu_seqlens))[1]
+
+
+def score_exactly(model: Decoder, micro: MicroBatch, s: GrpoSettings) -> None:
+    """Note the trainer's logprobs of the sampled tokens: same forward, same packs, so the same bits as in the update.
+
+    Only what is reported changes. Importance weights go on using the logprobs that the tokens were drawn with.
+    """
+    old_N = micro.old_logprobs_N
+    micro.exact_logprobs_N = frozen_logprobs(model, micro.batch, s) if old_N is None else old_N
+    parts = micro.exact_logprobs_N.split([x.num_learned for x in micro.samples])
+    for sample, part in zip(micro.samples, parts, strict=True):
+        sample.exact_logprobs = part.tolist()
 
 
 def mtp_loss(model: Decoder, batch: Pack, h_TD: Tensor, attend: PackedAttend, num_micros: int) -> Tensor:
@@ -206,6 +230,7 @@ def _micro_batch(samples: list[Sample], weights_S: Tensor, device: torch.device 
     ]
     return MicroBatch(
         batch=pack(masked, device, ROUND_TOKENS),
+        samples=samples,
         rollout_logprobs_N=torch.tensor([p for x in samples for p in x.learned_logprobs], device=device),
         advantages_N=per_token(torch.tensor([x.advantage for x in samples])),
         weights_N=per_token(weights_S),
@@ -221,20 +246,22 @@ class _Means:
         self.sums: dict[str, Tensor | float] = defaultdict(float)
         self.weights: dict[str, float] = defaultdict(float)
         self.loss: Tensor | float = 0.0
-        self.gap_max: Tensor | float = 0.0
+        self.highest: dict[str, Tensor] = {}
 
     def add(self, values: Metrics, weight: float) -> None:
         for name, value in values.items():
             self.sums[name] += value * weight
             self.weights[name] += weight
 
-    def gap(self, rollout_N: Tensor, trainer_N: Tensor) -> None:
+    def gap(self, rollout_N: Tensor, trainer_N: Tensor, name: str = "gap/") -> None:
         if not rollout_N.numel():
             return
         difference_N = (trainer_N - rollout_N).abs()
-        self.gap_max = torch.maximum(torch.as_tensor(self.gap_max), difference_N.max())
-        self.add({"gap/mean": difference_N.mean(), "gap/kl": k3(rollout_N, trainer_N).mean()}, rollout_N.numel())
+        top = f"{name}max"
+        self.highest[top] = torch.maximum(self.highest.get(top, torch.zeros(())), difference_N.max())
+        seen = {f"{name}mean": difference_N.mean(), f"{name}kl": k3(rollout_N, trainer_N).mean()}
+        self.add(seen, rollout_N.numel())
 
     def result(self, updates: int) -> Metrics:
         means = {name: total / self.weights[name] for name, total in self.sums.items()}
-        return means | {"loss": self.loss / updates, "gap/max": self.gap_max}
+        return means | {"loss": self.loss / updates, "gap/max": 0.0} | self.highest
