@@ -7,7 +7,8 @@ A `Stored` is one matrix (N rows, K columns) of one kind:
   one; value = scale * (nibble - 8). 4.5 bits a weight.
 * `q8_0`, `q4_0`, `q4_k`, `q6_k`: GGUF's blocks, scales among the codes (gguf_blocks.py).
 
-On disk (safetensors) our two kinds are the tensors `X.weight` (I8 or U8) and `X.weight_scale` (F16), and config.json has
+On disk (safetensors) our two kinds are the tensors `X.weight` (I8 or U8) and `X.weight_scale` (F16), and config.json
+has
 `"quantization_config": {"quant_method": "doran", "format": "int4", "head_format": "int8", "group_size": 32}`.
 """
 
