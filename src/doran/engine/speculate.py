@@ -24,7 +24,7 @@ from doran.base.device import available_memory
 from doran.base.errors import NumericsError, OutOfMemory, UsageError
 from doran.base.rng import numpy_rng
 from doran.engine.engine import Engine
-from doran.engine.request import Completion, SamplingParams
+from doran.engine.request import Completion, FinishReason, SamplingParams
 from doran.engine.runner import Runner
 from doran.engine.sampler import RowParams, sample
 from doran.layers.attention import CacheAttend
@@ -161,7 +161,7 @@ def speculate(
         cached = len(ids) - 1
     if any(p != p for p in logprobs):
         raise NumericsError("the model's logits are not numbers (NaN)", hint="check the weights, or use float32")
-    reason = "stop" if ids[-1] in params.stop_token_ids else "length"
+    reason: FinishReason = "stop" if ids[-1] in params.stop_token_ids else "length"
     return Speculated(Completion(ids[start:], logprobs, reason), forwards, drafted, accepted)
 
 
