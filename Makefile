@@ -26,11 +26,11 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
-	$(PIP) -e '.[math,data]'
+	$(PIP) -e '.[math,data,serve]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	$(PIP) -e '.[test,math,data,gym]'
+	$(PIP) -e '.[test,math,data,gym,serve]'
 	@touch $@
 
 # --- what to do with it -----------------------------------------------------------------------------------------------
