@@ -23,6 +23,7 @@ function showWords() {
   document.documentElement.lang = settings.language;
   document.documentElement.dataset.theme = settings.theme;
   for (const node of document.querySelectorAll("[data-word]")) node.textContent = words[node.dataset.word];
+  $("switch-language").lang = settings.language === "ko" ? "en" : "ko";
   for (const node of document.querySelectorAll("[data-placeholder]")) node.placeholder = words[node.dataset.placeholder];
   for (const node of document.querySelectorAll("[data-label]")) node.setAttribute("aria-label", words[node.dataset.label]);
   $("examples").replaceChildren(...words.examples.map((example) => {
@@ -221,7 +222,8 @@ function fail(one, message, error) {
 /** A reply is over, by itself, by a stop or by a failure. An empty one leaves the place to what was there before. */
 async function finish(one, message, old) {
   const empty = !message.content && !message.thought, failed = trouble !== null && trouble.chat === one;
-  if (empty && (old || failed || message.ending === "stopped")) {
+  const vanishes = empty && (old || failed || message.ending === "stopped");
+  if (vanishes) {
     one.messages.pop();
     if (old) one.messages.push(old);
   }
@@ -229,7 +231,10 @@ async function finish(one, message, old) {
   one.updated = Date.now();
   if (store.load(one.id)) keep(one); // it may have been deleted meanwhile
   say(message.ending === "stopped" ? words.said.stopped : message.content.slice(0, 2000));
-  if (one === chat) { const at = follows; showChat(); follows = at; } else showHistory();
+  if (one === chat && vanishes) return showChat();
+  if (one === chat) update(); // the same nodes: what the reader unfolded stays open
+  showHistory();
+  showTrouble();
 }
 
 async function countTokens(message) {
@@ -386,6 +391,12 @@ for (const id of ["side-close", "shade"]) $(id).addEventListener("click", () => 
 narrow.addEventListener("change", () => showSide(false));
 $("export-all").addEventListener("click", () => download("doran-chats.json", exported(store.all())));
 $("settings-open").addEventListener("click", () => openSettings());
+$("switch-language").addEventListener("click", () => {
+  settings = { ...settings, language: settings.language === "ko" ? "en" : "ko" };
+  store.saveSettings(settings);
+  showWords();
+  showChat();
+});
 $("settings").addEventListener("input", (event) => {
   const field = event.target, name = field.dataset.setting;
   if (field.id === "key") { store.saveKey(field.value.trim()); model = null; }

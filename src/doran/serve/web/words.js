@@ -6,7 +6,7 @@ const seconds = (s) => s.toFixed(s < 10 ? 1 : 0);
 
 export const WORDS = {
   en: {
-    skip: "Skip to the message field", conversations: "Conversations", messages: "Messages", menu: "Chats", close: "Close",
+    skip: "Skip to the message field", otherLanguage: "한국어", conversations: "Conversations", messages: "Messages", menu: "Chats", close: "Close",
     newChat: "New chat", exportAll: "Export all", settings: "Settings", untitled: "New chat", latest: "To the latest",
     hello: "Ask something. The model thinks first; you can unfold its thoughts while it does.",
     examples: ["Use 3, 5 and 7 once each to make 22.", "What is 48 × 27?", "Explain why the sum of two odd numbers is even."],
@@ -47,7 +47,7 @@ export const WORDS = {
     keyHead: "Access", key: "API key", keyHelp: "Kept until this tab closes",
   },
   ko: {
-    skip: "메시지 입력란으로 건너뛰기", conversations: "대화 목록", messages: "메시지", menu: "목록", close: "닫기",
+    skip: "메시지 입력란으로 건너뛰기", otherLanguage: "English", conversations: "대화 목록", messages: "메시지", menu: "목록", close: "닫기",
     newChat: "새 대화", exportAll: "모두 내보내기", settings: "설정", untitled: "새 대화", latest: "맨 아래로",
     hello: "무엇이든 물어보세요. 모델은 먼저 생각하고 답합니다. 생각하는 동안에도 펼쳐 볼 수 있습니다.",
     examples: ["3, 5, 7을 한 번씩 써서 22를 만들어 보세요.", "48 × 27은 얼마인가요?", "홀수 두 개의 합이 왜 짝수인지 설명해 주세요."],
