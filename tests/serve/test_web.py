@@ -228,7 +228,13 @@ def test_markdown_code_and_math_become_elements(scripted: Any, visit: Any) -> No
     page = visit(scripted[0])
     ask(page, "rich")
     elements = ["h4", "strong", "em", "s", "ol ul li", "table td.right", "figure.code pre code"]
-    for wanted in [*elements, "math mfrac", "math msqrt", "math[display=block] .math-box munderover", "a[href='https://example.org/page']"]:
+    for wanted in [
+        *elements,
+        "math mfrac",
+        "math msqrt",
+        "math[display=block] .math-box munderover",
+        "a[href='https://example.org/page']",
+    ]:
         assert page.query_selector(f".answer {wanted}"), wanted
     assert "snake_case_name and $5 or $6." in page.inner_text(".answer")
 
@@ -291,6 +297,24 @@ def test_edit_resends_and_history_renames_deletes_and_undoes(scripted: Any, visi
     assert page.query_selector("#history li") is None
     page.click("#toast [data-act=undo]")
     assert page.inner_text("#history .open") == "My chat"
+
+
+def test_an_edit_can_be_undone_while_its_answer_comes(scripted: Any, visit: Any) -> None:
+    page = visit(scripted[0])
+    for text in ("a", "b"):
+        ask(page, text)
+        page.wait_for_selector(f".last .answer p:text-is('You said: {text}')")
+        page.wait_for_selector("#send", state="visible")
+    page.click("[data-act=edit] >> nth=0")
+    page.fill(".edit-text", "slow")
+    page.press(".edit-text", "Enter")
+    page.wait_for_selector(".live .thought summary")
+    page.click("#toast [data-act=undo]")
+    page.wait_for_selector("#send", state="visible")
+    for _ in range(2):
+        assert page.locator(".said").all_inner_texts() == ["a", "b"]
+        page.reload()
+        page.wait_for_selector(".said")
 
 
 def test_language_follows_the_browser_and_the_switch_is_remembered(scripted: Any, visit: Any) -> None:

@@ -144,7 +144,8 @@ function retry() {
 async function run(one, old = null) {
   const message = { role: "assistant", content: "", thought: "" }, abort = new AbortController(), started = performance.now();
   const since = () => (performance.now() - started) / 1000;
-  running = { chat: one, message, abort };
+  const mine = { chat: one, message, abort };
+  running = mine;
   trouble = null;
   one.updated = Date.now();
   keep(one);
@@ -164,7 +165,9 @@ async function run(one, old = null) {
     clearInterval(ticking);
     message.seconds = since();
     running = null;
+    update();
   }
+  if (mine.chat !== one) return; // undone meanwhile: the conversation is what it was before
   await finish(one, message, old);
 }
 
@@ -321,7 +324,7 @@ function edit(item) {
     chat.messages.length = Number(item.dataset.index);
     text.focus();
     ask(said);
-    if (gone > 1) toast(words.replaced, () => { stop(); keep(before); running = null; open(before); });
+    if (gone > 1) toast(words.replaced, () => { if (running?.chat.id === before.id) running.chat = before; stop(); keep(before); open(before); });
   };
   box.addEventListener("keydown", (event) => {
     if (event.key === "Escape") { event.stopPropagation(); leave(); }
