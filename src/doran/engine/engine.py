@@ -22,7 +22,7 @@ from doran.base.errors import UsageError
 from doran.engine.live import Live
 from doran.engine.native_runner import Arena, NativeRunner
 from doran.engine.request import Completion, Request, SamplingParams, token_ids
-from doran.engine.runner import make_runner
+from doran.engine.runner import Runner, make_runner, reserve
 from doran.engine.scheduler import Group, Scheduler
 from doran.engine.slots import Slots
 from doran.models.decoder import Decoder
@@ -130,10 +130,22 @@ class Engine:
         requests = []
         for i, (prompt, p) in enumerate(zip(prompts, per_prompt, strict=True)):
             ids = self.checked(f"prompt {i}", prompt)
-            room = self.model.config.max_position_embeddings - len(ids) + 1  # the last new token takes no position
-            p = replace(p, max_new_tokens=room) if p.max_new_tokens > room else p
+            p = self.within_context(ids, p)
             requests += [Request(i * n + j, j, ids, p) for j in range(n)]
         return requests
+
+    def within_context(self, ids: Sequence[int], params: SamplingParams) -> SamplingParams:
+        """`params` with max_new_tokens cut to what the model's context leaves behind this prompt."""
+        room = self.model.config.max_position_embeddings - len(ids) + 1  # the last new token takes no position
+        return replace(params, max_new_tokens=room) if params.max_new_tokens > room else params
+
+    def cache_budget(self) -> int:
+        """Bytes that a cache made now may take."""
+        return self.cache_bytes if self.cache_bytes is not None else available_memory() // 2
+
+    def runner(self, slots: int) -> Runner | NativeRunner:
+        """A runner for at most `slots` requests together, its weights as they are now."""
+        return make_runner(self.model, self.cache_dtype, self.compute_dtype, self.cache_budget(), slots, self.arena)
 
     def checked(self, name: str, prompt: Sequence[int]) -> tuple[int, ...]:
         """`prompt` as a tuple of ids that this model can read; UsageError naming `name` otherwise."""
@@ -159,8 +171,7 @@ class _Call:
 
     def __init__(self, engine: Engine, requests: list[Request]) -> None:
         self.stats, slots = engine.stats, min(engine.max_batch, len(requests))
-        budget = engine.cache_bytes if engine.cache_bytes is not None else available_memory() // 2
-        self.runner = make_runner(engine.model, engine.cache_dtype, engine.compute_dtype, budget, slots, engine.arena)
+        self.runner = engine.runner(slots)
         self.scheduler = Scheduler(requests, engine.max_batch, self.runner.fits)
         self.slots = Slots(requests, slots)
 
@@ -184,7 +195,7 @@ class _Call:
     def _prefill(self, first: int, groups: list[Group]) -> list[int]:
         prompts = [g.prompt_ids for g in groups]
         cached = int(self.slots.lengths_S[:first].max()) if first else 0
-        self._reserve(first, max(cached, *map(len, prompts)))
+        reserve(self.runner, self.scheduler.running, first, max(cached, *map(len, prompts)))
         logits_NV = self.runner.prefill(prompts, [len(g.requests) for g in groups], first)
         self.slots.place(first, self.scheduler.running[first:])
         self.stats.prefill_tokens += sum(map(len, prompts))
@@ -197,18 +208,12 @@ class _Call:
             self.stats.decode_steps += steps
             return ended
         lengths_N = self.slots.lengths_S[:count]
-        self._reserve(count, int(lengths_N.max()) + 1)
+        reserve(self.runner, self.scheduler.running, count, int(lengths_N.max()) + 1)
         logits_NV = self.runner.decode(self.slots.tokens_S[:count], lengths_N)
         lengths_N += 1
         self.stats.decode_tokens += count
         self.stats.decode_steps += 1
         return self.slots.advance(0, logits_NV)
-
-    def _reserve(self, live: int, length: int) -> None:
-        """Make sure that every running slot has `length` positions; the first `live` have something in them."""
-        running, cache = self.scheduler.running, self.runner.cache
-        if len(running) > cache.num_slots or length > cache.capacity:
-            self.runner.resize(len(running), live, length, max(r.max_length for r in running))
 
     def _clear(self, ended: list[int]) -> list[tuple[Request, Completion]]:
         """Collect what has ended and close the gaps."""

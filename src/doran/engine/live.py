@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -19,13 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from doran.base.device import available_memory
 from doran.base.errors import NumericsError, OutOfMemory
 from doran.base.rng import numpy_rng
 from doran.engine.control import Controls, EndReason, Token
 from doran.engine.native_runner import NativeRunner, draw
 from doran.engine.request import Completion, Request, SamplingParams
-from doran.engine.runner import make_runner
+from doran.engine.runner import reserve
 from doran.engine.sampler import RowParams, sample
 from doran.engine.scheduler import Group, Scheduler
 
@@ -63,11 +61,8 @@ class Live:
     """An open session of an engine. Made by `Engine.open()`."""
 
     def __init__(self, engine: Engine) -> None:
-        budget = engine.cache_bytes if engine.cache_bytes is not None else available_memory() // 2
         self._engine, self._stats = engine, engine.stats
-        self._runner = make_runner(
-            engine.model, engine.cache_dtype, engine.compute_dtype, budget, engine.max_batch, engine.arena
-        )
+        self._runner = engine.runner(engine.max_batch)
         self._scheduler = Scheduler([], engine.max_batch, self._runner.fits)
         # One native call where there is one: between many small torch calls a server's other thread would take the GIL.
         self._draw = draw if isinstance(self._runner, NativeRunner) else sample
@@ -109,8 +104,7 @@ class Live:
         never fit).
         """
         ids = self._engine.checked("the prompt", prompt_ids)
-        room = self._engine.model.config.max_position_embeddings - len(ids) + 1
-        params = replace(params, max_new_tokens=min(params.max_new_tokens, room))
+        params = self._engine.within_context(ids, params)
         requests = tuple(Request(next(self._numbers), j, ids, params) for j in range(len(controls)))
         if not self._runner.fits(1, requests[0].max_length):
             raise OutOfMemory(
@@ -169,22 +163,17 @@ class Live:
         self._params = None
         prompts = [g.prompt_ids for g in groups]
         cached = max((self._row(s).length for s in range(first)), default=0)
-        self._reserve(first, max(cached, *map(len, prompts)))
+        reserve(self._runner, self._scheduler.running, first, max(cached, *map(len, prompts)))
         self._stats.prefill_tokens += sum(map(len, prompts))
         return self._runner.prefill(prompts, [len(g.requests) for g in groups], first)
 
     def _decode(self, running: int) -> Tensor:
         rows = [self._row(s) for s in range(running)]
         lengths_N = torch.tensor([r.length for r in rows])
-        self._reserve(running, int(lengths_N.max()) + 1)
+        reserve(self._runner, self._scheduler.running, running, int(lengths_N.max()) + 1)
         self._stats.decode_tokens += running
         self._stats.decode_steps += 1
         return self._runner.decode(torch.tensor([r.tokens[-1] for r in rows]), lengths_N)
-
-    def _reserve(self, live: int, length: int) -> None:
-        running, cache = self._scheduler.running, self._runner.cache
-        if len(running) > cache.num_slots or length > cache.capacity:
-            self._runner.resize(len(running), live, length, max(r.max_length for r in running))
 
     def _advance(self, first: int, logits_NV: Tensor) -> None:
         """Sample the next token of slots first, first + 1, ...; who has ended by it leaves."""
@@ -248,15 +237,7 @@ class Live:
     def _columns(self, first: int) -> RowParams:
         """Sampling settings of slots first, ... as columns."""
         if self._params is None:
-            params = [r.params for r in self._scheduler.running]
-            self._params = RowParams(
-                torch.tensor([p.temperature for p in params]),
-                torch.tensor([p.top_k for p in params]),
-                torch.tensor([p.top_p for p in params]),
-                torch.tensor([p.min_p for p in params]),
-                any_greedy=any(p.temperature == 0 for p in params),
-                any_cuts=any(p.cuts for p in params),
-            )
+            self._params = RowParams.of([r.params for r in self._scheduler.running])
         return self._params.rows(slice(first, None))
 
     def _remove(self, slots: list[int]) -> None:
@@ -284,13 +265,9 @@ def _redrawn(row: _Row, logits_V: Tensor, allowed_V: Tensor) -> tuple[int, float
     p = row.request.params
     if not allowed_V.any():
         raise NumericsError("no token is allowed here")
-    params = RowParams(
-        torch.tensor([p.temperature]), torch.tensor([p.top_k]), torch.tensor([p.top_p]), torch.tensor([p.min_p]),
-        any_greedy=p.temperature == 0, any_cuts=p.cuts,
-    )  # fmt: skip
     uniform = numpy_rng("redraw", p.seed, row.request.completion, len(row.tokens)).random(1)
     logits_1V = logits_V.float().masked_fill(~allowed_V, float("-inf"))[None]
-    tokens_1, logprobs_1 = sample(logits_1V, params, torch.from_numpy(uniform))
+    tokens_1, logprobs_1 = sample(logits_1V, RowParams.of([p]), torch.from_numpy(uniform))
     return int(tokens_1), float(logprobs_1)
 
 

@@ -79,6 +79,19 @@ def interleaved(gate: Tensor, up: Tensor) -> Tensor:
     return torch.stack(pair, -3).flatten(-4, -2)
 
 
+def rotary_orders(c: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Orders of the rows of MLA's query and latent projections in which the rotation pairs halves.
+
+    Rearranging interleaved weights does once for all what the rotation would do at every step.
+    """
+    order_R = torch.arange(c.qk_rope_head_dim)
+    if c.rope_interleave:
+        order_R = torch.cat((order_R[::2], order_R[1::2]))
+    order_X = torch.cat((torch.arange(c.qk_nope_head_dim), c.qk_nope_head_dim + order_R))
+    order_Q = (torch.arange(c.num_attention_heads)[:, None] * c.qk_head_dim + order_X).flatten()
+    return order_Q, torch.cat((torch.arange(c.kv_lora_rank), c.kv_lora_rank + order_R))
+
+
 class Packed:
     """The packed weights of a model: `globals` and one list of tensors a layer, in the decoder's order."""
 
@@ -88,13 +101,13 @@ class Packed:
         self.dtype = dtype
         head = model.model.embed_tokens if model.lm_head is None else model.lm_head
         embed = model.model.embed_tokens.weight.detach().to(dtype).contiguous()
-        self.globals = [embed, _vector(model.model.norm.weight), panels(head.weight, dtype)]
+        self.globals = [embed, vector(model.model.norm.weight), panels(head.weight, dtype)]
         self.layers = [self._layer(model.config, layer) for layer in _layers(model)]
 
     def _layer(self, config: ModelConfig, layer: DecoderLayer) -> list[Tensor | None]:
         parts: dict[str, Tensor | None] = {
-            "norm_in": _vector(layer.input_layernorm.weight),
-            "norm_post": _vector(layer.post_attention_layernorm.weight),
+            "norm_in": vector(layer.input_layernorm.weight),
+            "norm_post": vector(layer.post_attention_layernorm.weight),
         }
         attention, mlp = layer.self_attn, layer.mlp
         if isinstance(attention, LatentAttention):
@@ -102,7 +115,7 @@ class Packed:
         else:
             assert isinstance(attention, GroupedAttention)
             parts |= self._grouped(attention)
-        parts |= {"o": panels(attention.o_proj.weight, self.dtype), "o_bias": _padded(attention.o_proj.bias)}
+        parts |= {"o": panels(attention.o_proj.weight, self.dtype), "o_bias": padded(attention.o_proj.bias)}
         if isinstance(mlp, MoE):
             parts |= self._experts(mlp)
         else:
@@ -114,18 +127,13 @@ class Packed:
         projections = (a.q_proj, a.k_proj, a.v_proj)
         return {
             "qkv": panels(torch.cat([p.weight for p in projections]), self.dtype),
-            "qkv_bias": _padded(_joined_bias(projections)),
-            "q_norm": _vector(a.q_norm.weight) if a.qk_norm else None,
-            "k_norm": _vector(a.k_norm.weight) if a.qk_norm else None,
+            "qkv_bias": padded(_joined_bias(projections)),
+            "q_norm": vector(a.q_norm.weight) if a.qk_norm else None,
+            "k_norm": vector(a.k_norm.weight) if a.qk_norm else None,
         }
 
     def _latent(self, c: ModelConfig, a: LatentAttention) -> dict[str, Tensor | None]:
-        order_R = torch.arange(c.qk_rope_head_dim)
-        if c.rope_interleave:  # the rotation pairs halves: rearranging the weights' rows does it once for all
-            order_R = torch.cat((order_R[::2], order_R[1::2]))
-        order_X = torch.cat((torch.arange(c.qk_nope_head_dim), c.qk_nope_head_dim + order_R))
-        order_Q = (torch.arange(c.num_attention_heads)[:, None] * c.qk_head_dim + order_X).flatten()
-        order_C = torch.cat((torch.arange(c.kv_lora_rank), c.kv_lora_rank + order_R))
+        order_Q, order_C = rotary_orders(c)
         w_HXC = a.kv_b_proj.weight.unflatten(0, (c.num_attention_heads, -1))
         down = a.kv_a_proj_with_mqa
         first = a.q_proj.weight[order_Q] if c.q_lora_rank is None else a.q_a_proj.weight
@@ -135,13 +143,13 @@ class Packed:
             bias = torch.cat((lead, down.bias[order_C]))
         parts: dict[str, Tensor | None] = {
             "qkv": panels(torch.cat((first, down.weight[order_C])), self.dtype),
-            "qkv_bias": _padded(bias),
-            "k_norm": _vector(a.kv_a_layernorm.weight),
+            "qkv_bias": padded(bias),
+            "k_norm": vector(a.kv_a_layernorm.weight),
             "absorb": panels(w_HXC[:, : c.qk_nope_head_dim].transpose(1, 2), self.dtype),
             "value_up": panels(w_HXC[:, c.qk_nope_head_dim :], self.dtype),
         }
         if c.q_lora_rank is not None:
-            parts |= {"q_norm": _vector(a.q_a_layernorm.weight), "q_b": panels(a.q_b_proj.weight[order_Q], self.dtype)}
+            parts |= {"q_norm": vector(a.q_a_layernorm.weight), "q_b": panels(a.q_b_proj.weight[order_Q], self.dtype)}
         return parts
 
     def _dense(self, mlp: SwiGLU) -> dict[str, Tensor | None]:
@@ -149,26 +157,28 @@ class Packed:
         bias = None if gate.bias is None else interleaved(gate.bias[:, None], up.bias[:, None])[:, 0]
         return {
             "gate_up": panels(interleaved(gate.weight, up.weight), self.dtype),
-            "gate_up_bias": _padded(bias),
+            "gate_up_bias": padded(bias),
             "down": panels(down.weight, self.dtype, PANEL),
-            "down_bias": _padded(down.bias),
+            "down_bias": padded(down.bias),
         }
 
     def _experts(self, mlp: MoE) -> dict[str, Tensor | None]:
         gate_E, up_E = mlp.experts.gate_up_proj.chunk(2, dim=1)
         return {
             "route": panels(mlp.gate.weight, torch.float32),
-            "route_bias": _vector(mlp.gate.e_score_correction_bias),
+            "route_bias": vector(mlp.gate.e_score_correction_bias),
             "expert_gate_up": panels(interleaved(gate_E, up_E), self.dtype),
             "expert_down": panels(mlp.experts.down_proj, self.dtype, PANEL),
         } | (self._dense(mlp.shared_experts) if mlp.shared_experts is not None else {})
 
 
-def _vector(x: Tensor) -> Tensor:
+def vector(x: Tensor) -> Tensor:
+    """In float32, row after row."""
     return x.detach().float().contiguous()
 
 
-def _padded(x: Tensor | None) -> Tensor | None:
+def padded(x: Tensor | None) -> Tensor | None:
+    """A vector in float32, filled up with zeros to whole panels."""
     return None if x is None else F.pad(x.detach().float(), (0, -len(x) % PANEL)).contiguous()
 
 

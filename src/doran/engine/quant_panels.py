@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from doran.engine.panels import POINTERS, Packed, panels
+from doran.engine.panels import POINTERS, Packed, padded, panels, rotary_orders, vector
 from doran.formats.quant import Stored, concatenate
 from doran.layers.gqa import GroupedAttention
 from doran.layers.linear import QuantEmbedding, QuantExperts, QuantLinear, QuantSwiGLU, pack
@@ -78,7 +78,7 @@ class QuantPanels(Packed):
         table = head.packed if head is model.tied_head else pack(embed.table)
         self.embed_kind, self.head_kind = 1 + table.layout, 1 + head.packed.layout
         self._held = [table, head.packed]
-        self.globals = [table.data, model.model.norm.weight.detach().float().contiguous(), head.packed.data]
+        self.globals = [table.data, vector(model.model.norm.weight), head.packed.data]
         self._kinds: dict[str, int] = {}
         layers = model.model.layers[: model.config.num_hidden_layers]
         self.layers = [self._layer(model.config, layer) for layer in layers]  # type: ignore[arg-type]
@@ -87,9 +87,9 @@ class QuantPanels(Packed):
         self._kinds = {}
         a: Any = layer.self_attn
         parts: dict[str, Tensor | None] = {
-            "norm_in": layer.input_layernorm.weight.detach().float().contiguous(),
-            "norm_post": layer.post_attention_layernorm.weight.detach().float().contiguous(),
-            "o": self._take("o", a.o_proj.packed), "o_bias": _padded(a.o_proj.bias),
+            "norm_in": vector(layer.input_layernorm.weight),
+            "norm_post": vector(layer.post_attention_layernorm.weight),
+            "o": self._take("o", a.o_proj.packed), "o_bias": padded(a.o_proj.bias),
         }  # fmt: skip
         parts |= self._mla(a) if isinstance(a, LatentAttention) else self._gqa(a)
         mlp: Any = layer.mlp
@@ -123,19 +123,14 @@ class QuantPanels(Packed):
         biases = [p.bias for p in projections]
         return {
             "qkv": fused,
-            "qkv_bias": None if biases[0] is None else _padded(torch.cat(biases)),  # type: ignore[arg-type]
-            "q_norm": a.q_norm.weight.detach().float().contiguous() if a.qk_norm else None,
-            "k_norm": a.k_norm.weight.detach().float().contiguous() if a.qk_norm else None,
+            "qkv_bias": None if biases[0] is None else padded(torch.cat(biases)),  # type: ignore[arg-type]
+            "q_norm": vector(a.q_norm.weight) if a.qk_norm else None,
+            "k_norm": vector(a.k_norm.weight) if a.qk_norm else None,
         }
 
     def _mla(self, a: LatentAttention) -> dict[str, Tensor | None]:
         c = a.config
-        order_R = torch.arange(c.qk_rope_head_dim)
-        if c.rope_interleave:
-            order_R = torch.cat((order_R[::2], order_R[1::2]))
-        order_X = torch.cat((torch.arange(c.qk_nope_head_dim), c.qk_nope_head_dim + order_R))
-        order_Q = (torch.arange(c.num_attention_heads)[:, None] * c.qk_head_dim + order_X).flatten()
-        order_C = torch.cat((torch.arange(c.kv_lora_rank), c.kv_lora_rank + order_R))
+        order_Q, order_C = rotary_orders(c)
         first = _stored(a.q_proj).rows(order_Q) if c.q_lora_rank is None else _stored(a.q_a_proj)
         down = a.kv_a_proj_with_mqa
         bias = None
@@ -145,13 +140,13 @@ class QuantPanels(Packed):
         w_HXC = a.kv_b_proj.weight.unflatten(0, (c.num_attention_heads, -1))
         parts: dict[str, Tensor | None] = {
             "qkv": self._take("qkv", pack(concatenate([first, _stored(down).rows(order_C)]))),
-            "qkv_bias": _padded(bias),
-            "k_norm": a.kv_a_layernorm.weight.detach().float().contiguous(),
+            "qkv_bias": padded(bias),
+            "k_norm": vector(a.kv_a_layernorm.weight),
             "absorb": panels(w_HXC[:, : c.qk_nope_head_dim].transpose(1, 2), torch.float32),
             "value_up": panels(w_HXC[:, c.qk_nope_head_dim :], torch.float32),
         }
         if c.q_lora_rank is not None:
-            parts["q_norm"] = a.q_a_layernorm.weight.detach().float().contiguous()
+            parts["q_norm"] = vector(a.q_a_layernorm.weight)
             parts["q_b"] = self._take("q_b", pack(_stored(a.q_b_proj).rows(order_Q)))
         return parts
 
@@ -159,7 +154,3 @@ class QuantPanels(Packed):
 def _stored(p: nn.Module) -> Stored:
     assert isinstance(p, QuantLinear) and p.stored is not None
     return p.stored
-
-
-def _padded(x: Tensor | None) -> Tensor | None:
-    return None if x is None else nn.functional.pad(x.detach().float(), (0, -len(x) % quant.PANEL)).contiguous()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from doran.engine.native_runner import Arena, NativeRunner, native_runner
+from doran.engine.request import Request
 from doran.layers.attention import CacheAttend
 from doran.layers.cache import Cache, make_cache
 from doran.models.decoder import Decoder
@@ -100,6 +101,13 @@ def make_runner(
     """The native runner where this model and this machine allow it, else the one that runs the model's own code."""
     native = native_runner(model, cache_dtype, compute_dtype, budget, max_batch, arena)
     return native or Runner(model, cache_dtype, compute_dtype, budget)
+
+
+def reserve(runner: Runner | NativeRunner, running: Sequence[Request], live: int, length: int) -> None:
+    """Make sure that every running slot has `length` positions; the first `live` have something in them."""
+    cache = runner.cache
+    if len(running) > cache.num_slots or length > cache.capacity:
+        runner.resize(len(running), live, length, max(r.max_length for r in running))
 
 
 def cast_copy(model: Decoder, dtype: torch.dtype) -> Decoder:

@@ -8,10 +8,13 @@ Legend: N rows, V vocab_size, K candidates (sorted, likeliest first).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from doran.engine.request import SamplingParams
 
 CANDIDATES = (64, 1024)  # how many of the likeliest tokens a cut looks at before it sorts the whole row
 
@@ -26,6 +29,18 @@ class RowParams:
     min_p_N: Tensor  # float32
     any_greedy: bool = True
     any_cuts: bool = True
+
+    @classmethod
+    def of(cls, params: Sequence[SamplingParams]) -> RowParams:
+        """One row for each."""
+        return cls(
+            torch.tensor([p.temperature for p in params]),
+            torch.tensor([p.top_k for p in params]),
+            torch.tensor([p.top_p for p in params]),
+            torch.tensor([p.min_p for p in params]),
+            any_greedy=any(p.temperature == 0 for p in params),
+            any_cuts=any(p.cuts for p in params),
+        )
 
     @property
     def cuts_N(self) -> Tensor:

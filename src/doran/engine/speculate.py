@@ -20,7 +20,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from doran.base.device import available_memory
 from doran.base.errors import NumericsError, OutOfMemory, UsageError
 from doran.base.rng import numpy_rng
 from doran.engine.engine import Engine
@@ -132,7 +131,7 @@ def speculate(
     if width < 1:
         raise UsageError(f"width is {width}", hint="draft 1 token or more")
     ids = list(engine.checked("the prompt", prompt_ids))
-    budget = min(params.max_new_tokens, engine.model.config.max_position_embeddings - len(ids) + 1)
+    budget = engine.within_context(ids, params).max_new_tokens
     model, cache = _open(engine, len(ids) + budget - 1)
     draft.begin(model, cache)
     uniforms = torch.from_numpy(numpy_rng("sample", params.seed, 0).random(budget))
@@ -167,8 +166,7 @@ def speculate(
 
 def _open(engine: Engine, length: int) -> tuple[Decoder, AnyCache]:
     """The model in the engine's compute dtype and a cache of one slot. OutOfMemory where that is too large."""
-    budget = engine.cache_bytes if engine.cache_bytes is not None else available_memory() // 2
-    runner = Runner(engine.model, engine.cache_dtype, engine.compute_dtype, budget)
+    runner = Runner(engine.model, engine.cache_dtype, engine.compute_dtype, engine.cache_budget())
     if not runner.fits(1, length):
         raise OutOfMemory(
             f"the cache of one sequence of {length} tokens exceeds the memory budget",
@@ -182,13 +180,5 @@ def _open(engine: Engine, length: int) -> tuple[Decoder, AnyCache]:
 def _draw(logits_NV: Tensor, params: SamplingParams, uniform_N: Tensor) -> tuple[list[int], list[float]]:
     """A token and its logprob for each row, each with the uniform of its own position."""
     n = len(logits_NV)
-    rows = RowParams(
-        torch.full((n,), params.temperature),
-        torch.full((n,), params.top_k),
-        torch.full((n,), params.top_p),
-        torch.full((n,), params.min_p),
-        any_greedy=params.temperature == 0,
-        any_cuts=params.cuts,
-    )
-    tokens_N, logprobs_N = sample(logits_NV, rows, uniform_N[:n])
+    tokens_N, logprobs_N = sample(logits_NV, RowParams.of([params] * n), uniform_N[:n])
     return tokens_N.tolist(), logprobs_N.tolist()
