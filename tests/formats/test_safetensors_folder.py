@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_a_full_disk_leaves_no_file_and_one_line(tmp_path: Path, monkeypatch: py
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(sf.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DoranError, match="x.safetensors.*full"):
         sf.write_file(tmp_path / "x.safetensors", TENSORS)
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from doran.base.errors import ArtifactError, DoranError
 
@@ -26,13 +26,23 @@ def write_atomic(path: StrPath, data: bytes | str) -> None:
 
     Raises DoranError on a full disk, a read-only folder or a name that is a folder; then `path` is as it was before.
     """
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def atomic_file(path: StrPath) -> Iterator[BinaryIO]:
+    """`write_atomic` for content that comes in pieces: a file to write to, which becomes `path` when the block ends.
+
+    Raises as write_atomic; where the block raises, `path` is as it was before.
+    """
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(beside, "wb") as file:
-                file.write(data.encode() if isinstance(data, str) else data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)

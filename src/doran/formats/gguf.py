@@ -6,10 +6,8 @@ then the tensors, each on a multiple of the alignment. Everything is little-endi
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +17,7 @@ import torch
 from torch import Tensor
 
 from doran.base.errors import ArtifactError
-from doran.base.files import disk_errors, fsync_folder
+from doran.base.files import atomic_file
 from doran.formats import gguf_blocks
 from doran.formats.quant import Stored
 
@@ -168,20 +166,9 @@ class Planned:
 
 def write(path: str | Path, metadata: Mapping[str, Any], tensors: Iterable[Planned]) -> None:
     """Write a file, whole or absent. Metadata: str, bool, int (as uint32), float (as float32), or lists of them."""
-    path, planned = Path(path), list(tensors)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(beside, "wb") as file:
-                _write_all(file, metadata, planned)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            with suppress(OSError):
-                beside.unlink()
-        fsync_folder(path.parent)
+    planned = list(tensors)
+    with atomic_file(path) as file:
+        _write_all(file, metadata, planned)
 
 
 def _write_all(file: BinaryIO, metadata: Mapping[str, Any], planned: list[Planned]) -> None:

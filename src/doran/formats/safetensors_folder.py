@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from doran.base.errors import ArtifactError
-from doran.base.files import disk_errors, fsync_folder, read_json, write_json
+from doran.base.files import atomic_file, disk_errors, read_json, write_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -163,20 +161,10 @@ def write_file(path: Path, tensors: dict[str, Tensor]) -> None:
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_errors(path):
-        try:
-            with open(beside, "wb") as file:
-                file.write(len(text).to_bytes(8, "little") + text)
-                for name in ordered:
-                    file.write(_raw(tensors[name]))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            with suppress(OSError):
-                beside.unlink()
-        fsync_folder(path.parent)
+    with atomic_file(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in ordered:
+            file.write(_raw(tensors[name]))
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:
