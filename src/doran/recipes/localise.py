@@ -37,7 +37,7 @@ from doran.recipes.ledger import Ledger
 from doran.recipes.localise_measure import measured
 from doran.recipes.localise_model import extend_model
 from doran.recipes.localise_recipe import LocaliseRecipe
-from doran.recipes.pipeline import fingerprint, point, ready, run_stage
+from doran.recipes.pipeline import point, run_stages
 from doran.recipes.stages import Stage, paired, reinforce
 from doran.tasks.language import dominant
 from doran.text.extend import extend_bpe
@@ -239,16 +239,7 @@ def run_localise(
     point(runs_dir / "latest", recipe.name)
     ctx = Localising(recipe, run_dir, {SOURCE: source}, source=source)  # type: ignore[arg-type]
     ledger = Ledger(recipe, run_dir)  # type: ignore[arg-type]
-    prints = {SOURCE: inputs_digest(recipe, source)}
-    for number, stage in enumerate(STAGES, start=1):
-        prints[stage.name] = fingerprint(recipe, stage, prints)  # type: ignore[arg-type]
-        ctx.folders[stage.name] = run_dir / "stages" / f"{number:02d}-{stage.name}"
-        ctx.stage, ctx.notes = stage.name, {}
-        if not ready(ctx.out_dir, prints[stage.name], redo):
-            ctx.meter = ledger.open(ctx.out_dir, stage.name)
-            ctx.meter.check()
-            say(f"[{number}/{len(STAGES)}] {stage.name}")
-            run_stage(ctx, stage, prints[stage.name])
+    run_stages(ctx, STAGES, ledger, {SOURCE: inputs_digest(recipe, source)}, redo, say)
     point(run_dir / "model", str((ctx.folders["export"] / "model").relative_to(run_dir)))
     write_localise_report(ctx, run_dir / "report.html")
     say(f"report: {run_dir / 'report.html'}")

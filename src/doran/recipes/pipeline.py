@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +43,7 @@ def run_recipe(recipe: Recipe, runs_dir: Path, *, redo: bool = False, say: Say =
     point(runs_dir / "latest", recipe.name)
     ctx = Context(recipe, run_dir)
     ledger = Ledger(recipe, run_dir)
-    prints: dict[str, str] = {}
-    did_anything = False
-    for number, stage in enumerate(STAGES, start=1):
-        folder = run_dir / "stages" / f"{number:02d}-{stage.name.replace('_', '-')}"
-        prints[stage.name] = fingerprint(recipe, stage, prints)
-        ctx.folders[stage.name], ctx.stage, ctx.notes = folder, stage.name, {}
-        if ready(folder, prints[stage.name], redo):
-            continue
-        did_anything = True
-        ctx.meter = ledger.open(folder, stage.name)
-        ctx.meter.check()
-        say(f"[{number}/{len(STAGES)}] {stage.name}")
-        run_stage(ctx, stage, prints[stage.name])
+    did_anything = run_stages(ctx, STAGES, ledger, {}, redo, say)
     point(run_dir / "model", str((ctx.folders["rl_all"] / "model").relative_to(run_dir)))
     report = run_dir / "report.html"
     if did_anything or not report.exists():
@@ -64,6 +52,25 @@ def run_recipe(recipe: Recipe, runs_dir: Path, *, redo: bool = False, say: Say =
     else:
         say(f"nothing to do: {recipe.name} is finished; report: {report}")
     return run_dir
+
+
+def run_stages(
+    ctx: Context, stages: Sequence[Stage], ledger: Ledger, prints: dict[str, str], redo: bool, say: Say
+) -> bool:
+    """Run what is left of `stages`; whether anything was. `prints`: fingerprints of what comes from outside."""
+    did_anything = False
+    for number, stage in enumerate(stages, start=1):
+        folder = ctx.run_dir / "stages" / f"{number:02d}-{stage.name.replace('_', '-')}"
+        prints[stage.name] = fingerprint(ctx.recipe, stage, prints)
+        ctx.folders[stage.name], ctx.stage, ctx.notes = folder, stage.name, {}
+        if ready(folder, prints[stage.name], redo):
+            continue
+        did_anything = True
+        ctx.meter = ledger.open(folder, stage.name)
+        ctx.meter.check()
+        say(f"[{number}/{len(stages)}] {stage.name}")
+        run_stage(ctx, stage, prints[stage.name])
+    return did_anything
 
 
 def run_stage(ctx: Context, stage: Stage, print_: str) -> None:
