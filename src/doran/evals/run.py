@@ -176,19 +176,34 @@ def evaluate(
         )
     if not params.stop_token_ids:
         params = replace(params, stop_token_ids=stop_ids(tokenizer))
-    prompts = [prompt_style(tokenizer, item.prompt) for item in items]
-    per_item = [replace(params, seed=seed_for("eval", params.seed, item.key, item.language)) for item in items]
-    shown = {"on_finish": _counter(on_finish, len(items) * k)} if on_finish else {}
-    completions = (engine or _engine(model, max_batch)).generate(prompts, per_item, n=k, **shown)
+    shown = _counter(on_finish, len(items) * k) if on_finish else None
+    sampled = sample(engine or make_engine(model, max_batch), tokenizer, items, k, params, prompt_style, shown)
     results = [
         _judge(tokenizer, task, item, prompt_opens_thought(tokenizer, prompt), done, keep_texts)
-        for item, prompt, done in zip(items, prompts, completions, strict=True)
+        for item, (prompt, done) in zip(items, sampled, strict=True)
     ]
     return EvalResult(task.name, k, plain_params(params), results)
 
 
-def _engine(model: Any, max_batch: int) -> Any:
-    from doran.engine import Engine  # here, so that reading a result file needs no torch
+def sample(
+    engine: Any,
+    tokenizer: Any,
+    items: Sequence[Any],
+    k: int,
+    params: Any,
+    style: PromptStyle,
+    on_finish: Callable[[int, Any], None] | None = None,
+) -> list[tuple[list[int], list[Any]]]:
+    """(prompt, k completions) of each item, all in one call; its seed is made from its key and language."""
+    prompts = [style(tokenizer, item.prompt) for item in items]
+    per_item = [replace(params, seed=seed_for("eval", params.seed, item.key, item.language)) for item in items]
+    shown = {"on_finish": on_finish} if on_finish else {}
+    return list(zip(prompts, engine.generate(prompts, per_item, n=k, **shown), strict=True))
+
+
+def make_engine(model: Any, max_batch: int) -> Any:
+    """An Engine; imported here, so that reading a result file needs no torch."""
+    from doran.engine import Engine
 
     return Engine(model, max_batch=max_batch)
 

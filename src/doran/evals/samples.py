@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from doran.base.errors import ConfigError, DataError
-from doran.base.rng import seed_for
 from doran.base.runlog import MetricsWriter, read_metrics
 from doran.evals.run import (
     EvalResult,
@@ -26,9 +25,11 @@ from doran.evals.run import (
     PromptStyle,
     chat_style,
     completion_text,
+    make_engine,
     outcome,
     plain_params,
     prompt_opens_thought,
+    sample,
     stop_ids,
 )
 from doran.text.parse import CLOSE, OPEN
@@ -95,11 +96,7 @@ class EngineSampler:
         self.params = params if params.stop_token_ids else replace(params, stop_token_ids=stop_ids(tokenizer))
         self.tokenizer, self.style, self.max_batch, self.stops = tokenizer, style, max_batch, tuple(stops)
         self.on_finish = on_finish
-        if engine is None:
-            from doran.engine import Engine  # here, so that reading a result file needs no torch
-
-            engine = Engine(model, max_batch=max_batch)
-        self.engine = engine
+        self.engine = make_engine(model, max_batch) if engine is None else engine
 
     def chunks(self, items: Sequence[Any], k: int) -> list[range]:
         """`max_batch // k` questions each."""
@@ -108,14 +105,12 @@ class EngineSampler:
 
     def ask(self, items: Sequence[Any], k: int) -> Iterator[tuple[int, Asked]]:
         """One chunk: all its completions in one call."""
-        prompts = [self.style(self.tokenizer, item.prompt) for item in items]
-        params = [replace(self.params, seed=seed_for("eval", self.params.seed, i.key, i.language)) for i in items]
         tick = self.on_finish
-        shown = {"on_finish": lambda index, completion: tick()} if tick else {}
+        shown = (lambda index, completion: tick()) if tick else None
         began = time.perf_counter()
-        completions = self.engine.generate(prompts, params, n=k, **shown)
+        sampled = sample(self.engine, self.tokenizer, items, k, self.params, self.style, shown)
         seconds = (time.perf_counter() - began) / len(items)
-        for index, (prompt, done) in enumerate(zip(prompts, completions, strict=True)):
+        for index, (prompt, done) in enumerate(sampled):
             opened = prompt_opens_thought(self.tokenizer, prompt)
             yield index, Asked([self._reply(c, opened) for c in done], len(prompt), seconds)
 
