@@ -38,8 +38,6 @@ async def blocks(generation: Generation, with_thought: bool = True) -> AsyncIter
     async with generation:
         async for _, event in generation:
             if isinstance(event, Done):
-                if event.error:
-                    raise event.error
                 if current:
                     yield Change("stop", current)
                 yield event

@@ -142,8 +142,6 @@ class _Shape:
                     roles.add(index)
                     yield self._chunk(index, {"role": "assistant", "content": ""})
                 if isinstance(event, Done):
-                    if event.error:
-                        raise event.error
                     ended.append(event)
                     yield self._chunk(index, {}, **ending(event))
                 elif delta := self._delta(event):

@@ -67,8 +67,6 @@ async def collect(generation: Generation) -> list[Collected]:
     async with generation:
         async for index, event in generation:
             choices[index].add(event)
-            if isinstance(event, Done) and event.error:
-                raise event.error
     return choices
 
 
@@ -82,8 +80,6 @@ async def vote(generation: Generation) -> tuple[Collected, Vote]:
             choices[index].add(event)
             if not isinstance(event, Done):
                 continue
-            if event.error:
-                raise event.error
             if not decided and event.ending != "abort":
                 ballots[index] = ballot(choices[index].answer)
                 decided = is_decided(Counter(filter(None, ballots.values())), generation.job.n - len(ballots))

@@ -123,8 +123,6 @@ class _Shape:
                 yield self._chunk(index, self._echo(self.jobs[0]))
             async for index, event in generation:
                 if isinstance(event, Done):
-                    if event.error:
-                        raise event.error
                     ended.append(event)
                     yield self._chunk(index, "", FINISH[event.ending])
                 else:

@@ -102,7 +102,10 @@ class Service:
 
 
 class Generation:
-    """A running job; an async iterator and context manager. Neighbouring pieces of one kind come as one."""
+    """A running job; an async iterator and context manager. Neighbouring pieces of one kind come as one.
+
+    The iterator raises the error of a choice that failed, once it is counted.
+    """
 
     def __init__(self, service: Service, job: Job) -> None:
         self.job, self._service = job, service
@@ -163,7 +166,10 @@ class Generation:
             for choice, event in _merged(got):
                 if isinstance(event, Ended):
                     self._open -= 1
-                    yield choice, self._done(choice, event)
+                    done = self._done(choice, event)
+                    if done.error:
+                        raise done.error
+                    yield choice, done
                 else:
                     yield choice, event
 
