@@ -10,7 +10,7 @@ import typer
 from doran.base.errors import ArtifactError, UsageError
 from doran.cli.asking import check_choice
 from doran.cli.loading import model_folder, open_model
-from doran.cli.options import Dtype, Seed, Threads, use_threads
+from doran.cli.options import Dtype, RunsDir, Seed, Threads, use_threads
 
 LANGS = ("en", "ko")
 
@@ -25,9 +25,7 @@ def main(
         int, typer.Option("--max-new-tokens", metavar="N", help="Longest reply, its thought included.")
     ] = 4096,
     seed: Seed = 0,
-    runs_dir: Annotated[
-        Path, typer.Option("--runs-dir", metavar="DIR", help="Where `doran run` keeps its runs.")
-    ] = Path("runs"),
+    runs_dir: RunsDir = Path("runs"),
     dtype: Dtype = "float32",
     threads: Threads = None,
 ) -> None:

@@ -28,6 +28,9 @@ DataFile = Annotated[
     Path | None,
     typer.Option("--data", metavar="FILE", help="Your data, JSONL or Parquet: prompt and answer, or messages."),
 ]
+RunsDir = Annotated[
+    Path, typer.Option("--runs-dir", metavar="DIR", help="Where `doran run` keeps its runs.")
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="S", help="The same seed gives the same result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout, for scripts.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, with sizes and times, and stop.")]

@@ -11,7 +11,7 @@ import typer
 
 from doran.base.errors import UsageError
 from doran.cli.loading import model_folder, open_model
-from doran.cli.options import Dtype, Threads, say, use_threads
+from doran.cli.options import Dtype, RunsDir, Threads, say, use_threads
 
 
 def main(
@@ -56,9 +56,7 @@ def main(
         list[str] | None, typer.Option("--cors", metavar="ORIGIN", help="Web origin that may ask; none unless given.")
     ] = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write what was asked into the log.")] = False,
-    runs_dir: Annotated[
-        Path, typer.Option("--runs-dir", metavar="DIR", help="Where `doran run` keeps its runs.")
-    ] = Path("runs"),
+    runs_dir: RunsDir = Path("runs"),
     dtype: Dtype = "float32",
     threads: Threads = None,
 ) -> None:
