@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from engine_kit import CONFIGS
 
-from doran.arch.config import ModelConfig
 from doran.base.errors import NumericsError, OutOfMemory, UsageError
 from doran.base.rng import numpy_rng
 from doran.engine import Completion, Engine, SamplingParams
@@ -22,21 +22,6 @@ from doran.engine.runner import cast_copy
 from doran.layers.attention import PackedAttend
 from doran.models.decoder import Decoder
 from doran.models.families import build
-
-CONFIGS = {
-    "deepseek_v3": ModelConfig(
-        model_type="deepseek_v3", vocab_size=61, hidden_size=24, intermediate_size=32, num_hidden_layers=3,
-        num_attention_heads=2, q_lora_rank=12, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=6,
-        n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=12, n_shared_experts=1,
-        first_k_dense_replace=1, n_group=2, topk_group=1, routed_scaling_factor=1.5, max_position_embeddings=96,
-        initializer_range=0.25, num_nextn_predict_layers=1,
-    ),
-    "qwen2": ModelConfig(
-        model_type="qwen2", vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=96, initializer_range=0.25,
-        tie_word_embeddings=True,
-    ),
-}  # fmt: skip
 
 
 @pytest.fixture(params=sorted(CONFIGS))

@@ -3,44 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 
 import pytest
+from evals_kit import STOP, Completion, Item, Params, Sum
 
 from doran.base.errors import ConfigError
 from doran.evals.samples import EngineSampler, cut_at_stop, evaluate_kept, priced
-
-STOP = 1
-
-
-@dataclass(frozen=True)
-class Item:
-    prompt: str
-    answer: str | None = "7"
-    language: str = "en"
-    key: str = "k"
-    meta: dict = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Score:
-    reward: float
-    correct: bool
-    parsed: str | None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Params:
-    max_new_tokens: int = 50
-    seed: int = 0
-    stop_token_ids: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Completion:
-    token_ids: list[int]
-    finish_reason: str = "stop"
 
 
 class Letters:
@@ -54,14 +22,6 @@ class Letters:
 
     def decode(self, ids, skip_special=False):
         return "".join(chr(i) for i in ids if i > 1)
-
-
-class Sum:
-    name = "sum"
-
-    def score(self, item, text):
-        answer = text.rpartition("</think>")[2].strip() or None
-        return Score(float(answer == item.answer), answer == item.answer, answer)
 
 
 class Drawing:

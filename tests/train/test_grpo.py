@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
+from grpo_kit import DIALECT, ITEMS, REWARDS, rows, run, settings, share_of_target
 
-from doran.base.config import build as build_settings
 from doran.base.errors import ConfigError, DoranError
 from doran.base.runlog import read_metrics
 from doran.engine.request import Completion
 from doran.models.weights import load_model
-from doran.train.grpo import GrpoSettings, chosen, run_grpo
+from doran.train.grpo import chosen, run_grpo
 from doran.train.loop import module_tensors
-from doran.train.rollout import Dialect, Reward, Sample, draw_from
-
-STOP, TARGET = 1, 7
-DIALECT = Dialect(encode=lambda item: [2, item], decode=lambda ids: " ".join(map(str, ids)), stop_token_ids=(STOP,))
-ITEMS = draw_from(list(range(3, 12)))
+from doran.train.rollout import Reward, Sample
 
 TRL_NAMES = {
     "reward", "reward_std", "rewards/target/mean", "kl", "entropy", "loss", "grad_norm", "lr",
@@ -27,30 +21,6 @@ TRL_NAMES = {
     "num_tokens", "step_time",
 }  # fmt: skip
 OUR_NAMES = {"gap/mean", "gap/max", "gap/kl", "tokens_per_second", "time/sample", "time/score", "time/update"}
-
-
-def share_of_target(items: list, texts: list[str], completions: list[Completion]) -> list[float]:
-    return [c.token_ids.count(TARGET) / 6 for c in completions]
-
-
-REWARDS = [Reward("target", 1.0, share_of_target)]
-
-
-def settings(**changes: object) -> GrpoSettings:
-    values = {
-        "steps": 4, "lr": 3e-3, "prompts_per_step": 4, "group_size": 6, "max_new_tokens": 6,
-        "bf16": False, "rollout_bf16": False,
-        "warmup_steps": 0, "checkpoint_every_steps": 2, "checkpoint_every_s": None,
-    }  # fmt: skip
-    return build_settings(GrpoSettings, values | changes)
-
-
-def run(model, out: Path, rewards=REWARDS, **changes: object):
-    return run_grpo(model, DIALECT, ITEMS, rewards, settings(**changes), out)
-
-
-def rows(out: Path) -> list[dict]:
-    return read_metrics(out / "metrics.jsonl")
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

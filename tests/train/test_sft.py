@@ -62,20 +62,23 @@ def test_loss_is_the_mean_over_answer_tokens(make_model) -> None:
     torch.testing.assert_close(parts["loss"], plain.detach())
 
 
+class Broken(list):
+    """Samples that cannot be read to the end."""
+
+    reads = 0
+
+    def __getitem__(self, i: int):
+        self.reads += 1
+        if self.reads > 100:
+            raise RuntimeError("power cut")
+        return super().__getitem__(i)
+
+
 def test_it_learns_and_resumes_to_the_same_bits(make_model, tmp_path) -> None:
     s = settings(epochs=4)
     whole = run_sft(make_model(), SAMPLES, s, tmp_path / "whole")
     losses = [r["loss"] for r in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
     assert losses[-1] < 0.6 * losses[0]
-
-    class Broken(list):
-        reads = 0
-
-        def __getitem__(self, i: int):
-            self.reads += 1
-            if self.reads > 100:
-                raise RuntimeError("power cut")
-            return super().__getitem__(i)
 
     with pytest.raises(RuntimeError):
         run_sft(make_model(), Broken(SAMPLES), s, tmp_path / "broken")
@@ -93,19 +96,10 @@ def test_an_adapters_run_that_was_cut_ends_with_the_same_bits(make_model, tmp_pa
     def files(folder):
         return [(folder / name).read_bytes() for name in ("model.safetensors", "adapter/adapter_model.safetensors")]
 
-    class Cut(list):
-        reads = 0
-
-        def __getitem__(self, i: int):
-            self.reads += 1
-            if self.reads > 100:
-                raise RuntimeError("power cut")
-            return super().__getitem__(i)
-
     s = settings(epochs=4)
     whole = run_sft(adapted(), SAMPLES, s, tmp_path / "whole")
     with pytest.raises(RuntimeError):
-        run_sft(adapted(), Cut(SAMPLES), s, tmp_path / "cut")
+        run_sft(adapted(), Broken(SAMPLES), s, tmp_path / "cut")
     assert (tmp_path / "cut" / "checkpoints").exists() and not (tmp_path / "cut" / "model").exists()
     assert files(run_sft(adapted(), SAMPLES, s, tmp_path / "cut")) == files(whole)
 
