@@ -42,6 +42,6 @@ class Page(StaticFiles):
         """The file's answer."""
         response = await super().get_response(path, scope)
         response.headers.update(HEADERS)
-        if os.path.splitext(path)[1] == ".js":  # some systems' tables say otherwise; `nosniff` refuses it then  # noqa: E501
+        if os.path.splitext(path)[1] == ".js":  # some systems' tables say otherwise; `nosniff` refuses it then
             response.headers["Content-Type"] = "text/javascript; charset=utf-8"
         return response

@@ -5,7 +5,8 @@ import { mathNode } from "./math.js";
 
 const DEEPEST = 8;
 
-function el(name, className, ...children) {
+/** An element of a class (or none) with these children. */
+export function el(name, className, ...children) {
   const node = document.createElement(name);
   if (className) node.className = className;
   node.append(...children);

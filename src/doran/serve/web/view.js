@@ -1,14 +1,7 @@
 // One message on the page: the nodes of a user's or the model's message, and how they follow the message while it grows.
 // Knows the shape of a message, not where messages come from.
 
-import { show } from "./markdown.js";
-
-function el(name, className, ...children) {
-  const node = document.createElement(name);
-  if (className) node.className = className;
-  node.append(...children);
-  return node;
-}
+import { el, show } from "./markdown.js";
 
 /** A button; `act` is what app.js does when it is pressed. */
 export function button(word, act, className = "plain") {
