@@ -2,7 +2,7 @@
 
 Muon (Keller Jordan 2024; Moonlight 2502.16982) takes the hidden matrices; embeddings, heads, router, norms and biases
 stay with AdamW. Muon's update has an RMS of about 0.2, as AdamW's does, so one learning rate serves both to begin with.
-Not here: sharding, 8-bit moments.
+Moments in 8 bits are next door (adamw8bit.py). Not here: sharding.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from doran.base.config import StrictModel
 from doran.base.errors import ArtifactError
+from doran.parallel.world import SOLO, World
+from doran.train.adamw8bit import AdamW8bit
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Quintic coefficients: five rounds bring any singular value of (0, 1] to about 0.7..1.2 (Jordan 2024)."""
@@ -25,8 +27,8 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class OptimSettings(StrictModel):
     """What every trainer may say about its optimizer."""
 
-    optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: Muon for hidden matrices, AdamW for the rest"
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = Field(
+        "adamw", description="adamw8bit: moments in a byte each; muon: Muon for hidden matrices, AdamW for the rest"
     )
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     muon_lr: float | None = Field(None, gt=0, description="Muon's own peak rate; default: lr")
@@ -93,14 +95,20 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
 
 
 class Optimizer:
-    """AdamW and perhaps Muon over one model, with a common learning-rate factor."""
+    """AdamW and perhaps Muon over one model, with a common learning-rate factor.
 
-    def __init__(self, parts: list[torch.optim.Optimizer], named: dict[str, nn.Parameter], grad_clip: float) -> None:
-        self.parts, self.named, self.grad_clip = parts, named, grad_clip
+    In a world of several processes gradients are added up first, so a loss must be divided by what all have together.
+    """
+
+    def __init__(
+        self, parts: list[torch.optim.Optimizer], named: dict[str, nn.Parameter], grad_clip: float, world: World = SOLO
+    ) -> None:
+        self.parts, self.named, self.grad_clip, self.world = parts, named, grad_clip, world
         self.peaks = [[group["lr"] for group in part.param_groups] for part in parts]
 
     def step(self, lr_factor: float = 1.0) -> Tensor:
         """Clip, update, drop the gradients. Returns the gradient norm before clipping, NaN if any gradient is."""
+        self.world.add_up_gradients(list(self.named.values()))
         params = [p for p in self.named.values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
         if self.grad_clip:
@@ -141,7 +149,7 @@ class Optimizer:
             owner[p].state[p][kind] = value.clone()
 
 
-def build_optimizer(model: nn.Module, settings: OptimSettings) -> Optimizer:
+def build_optimizer(model: nn.Module, settings: OptimSettings, world: World = SOLO) -> Optimizer:
     """The optimizer that `settings` describe, over all parameters of `model` that need a gradient, shared ones once."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     use_muon = settings.optimizer == "muon"
@@ -155,11 +163,11 @@ def build_optimizer(model: nn.Module, settings: OptimSettings) -> Optimizer:
     parts: list[torch.optim.Optimizer] = []
     groups = [group for group in groups if group["params"]]
     if groups:
-        parts.append(
-            torch.optim.AdamW(
-                groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True
-            )
-        )
+        betas = (settings.beta1, settings.beta2)
+        if settings.optimizer == "adamw8bit":
+            parts.append(AdamW8bit(groups, lr=settings.lr, betas=betas, eps=settings.eps))
+        else:
+            parts.append(torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True))
     if muon:
         parts.append(Muon(muon, settings.muon_lr or settings.lr, settings.muon_momentum, settings.weight_decay))
-    return Optimizer(parts, named, settings.grad_clip)
+    return Optimizer(parts, named, settings.grad_clip, world)
