@@ -7,6 +7,9 @@ files hold one tensor an expert and projection (formats/names.py). Router arithm
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,6 +61,16 @@ class RouterStats:
     def begin(self, cu_seqlens: Tensor | None) -> None:
         """A new forward starts; its sequences are these (None: all tokens are one)."""
         self.balance_losses, self.cu_seqlens = {}, cu_seqlens
+
+    @contextmanager
+    def again(self, cu_seqlens: Tensor | None) -> Iterator[None]:
+        """Inside, a part of an earlier forward, whose sequences were these, is computed again and leaves no trace."""
+        before = self.loads, self.balance_losses, self.cu_seqlens
+        self.loads, self.balance_losses, self.cu_seqlens = dict(self.loads), dict(self.balance_losses), cu_seqlens
+        try:
+            yield
+        finally:
+            self.loads, self.balance_losses, self.cu_seqlens = before
 
     def add(self, layer: int, scores_TE: Tensor, experts_Tk: Tensor) -> None:
         """Note one layer's routing: its scores before the bias and the experts chosen."""

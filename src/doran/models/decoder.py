@@ -7,9 +7,13 @@ T tokens of all sequences in a row, D hidden_size, V vocab_size, N chosen rows. 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from doran.arch.config import ModelConfig
 from doran.layers.attention import Attend
@@ -45,6 +49,7 @@ class Decoder(nn.Module):
             None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
         self.rope = Rope(config)
+        self.activation_checkpointing = False  # backward computes each layer again from its input (Chen 1604.06174)
         self.quantized = False  # some matrices are packed (models/packed.py): no training, no saving
         self.step_form: object | None = None  # of a quantised model: what native steps use (engine/quant_panels.py)
         self.tied_head: nn.Module | None = None  # the packed form of a tied embedding, for `logits`
@@ -69,7 +74,7 @@ class Decoder(nn.Module):
         rope = self.rope.table(positions_T)
         h_TD = _autocast(self.model.embed_tokens(tokens_T))
         for layer in self.model.layers[: self.config.num_hidden_layers]:
-            h_TD = layer(h_TD, rope, attend, stats)
+            h_TD = self._call(layer, stats, h_TD, rope, attend)
         return self.model.norm(h_TD)
 
     def logits(self, h_ND: Tensor) -> Tensor:
@@ -91,7 +96,18 @@ class Decoder(nn.Module):
         block = self.model.layers[self.config.num_hidden_layers + depth]
         embedding_TD = _autocast(self.model.embed_tokens(next_tokens_T))
         assert isinstance(block, MTPBlock)
-        return block.predict(h_TD, embedding_TD, self.rope.table(positions_T), attend, stats)
+        return self._call(block.predict, stats, h_TD, embedding_TD, self.rope.table(positions_T), attend)
+
+    def _call(self, run: Callable[..., Tensor], stats: RouterStats | None, *inputs: object) -> Tensor:
+        """`run(*inputs, stats)`; with activation checkpointing only the inputs wait for the backward pass. Same bits."""
+        if not (self.activation_checkpointing and torch.is_grad_enabled()):
+            return run(*inputs, stats)
+        known = None if stats is None else stats.cu_seqlens
+        made: Tensor = checkpoint(
+            run, *inputs, stats, use_reentrant=False, preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), nullcontext() if stats is None else stats.again(known)),
+        )  # fmt: skip
+        return made
 
 
 def _autocast(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""AdamW whose two moments take a byte each: block-wise quantisation (Dettmers et al. 2110.02861), another code than theirs.
+"""AdamW whose moments take a byte each, in blocks (Dettmers et al. 2110.02861), with another code than theirs.
 
 A block of 256 neighbours shares one fp32 scale, its largest magnitude; the codes follow a power law, so that small
 values beside a large one keep their order of magnitude:

@@ -24,6 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from doran.base.config import later
 from doran.base.errors import ArtifactError, BudgetReached, ConfigError, Interrupted, NumericsError
 from doran.base.files import disk_errors, fsync_folder
 from doran.base.runlog import MetricsWriter, Progress
@@ -53,9 +54,14 @@ class LoopSettings(OptimSettings):
     checkpoint_every_steps: int | None = Field(None, ge=1, description="checkpoint after this many steps")
     checkpoint_every_s: float | None = Field(60.0, gt=0, description="and after this many seconds")
     log_every: int = Field(1, ge=1, description="steps between rows of metrics.jsonl")
+    activation_checkpointing: bool = later(
+        False, description="keep only each layer's input for the backward pass: less memory, a forward pass more"
+    )
 
 
-CADENCE = frozenset({"checkpoint_every_steps", "checkpoint_every_s", "log_every", "record"})
+CADENCE = frozenset(
+    {"checkpoint_every_steps", "checkpoint_every_s", "log_every", "record", "activation_checkpointing"}
+)
 """Settings that change no weight: a run may be continued with other values of these."""
 
 
@@ -82,6 +88,7 @@ class Loop:
         Errors: NumericsError on a loss or gradient that is not finite; Interrupted, after a checkpoint, on Ctrl-C or
         SIGTERM.
         """
+        self.model.activation_checkpointing = self.settings.activation_checkpointing
         step = self._resume()
         if step < self.total_steps and not self.stop:
             self._drop_model()
