@@ -75,3 +75,12 @@ def test_rapl_counts_packages_once_and_over_a_wrap(tmp_path):
     (package / "energy_uj").write_text("50000000\n")
     assert counter.joules() == pytest.approx(150)
     assert EnergyCounter(tmp_path / "none").joules() is None
+
+
+def test_asked_after_each_step_it_keeps_what_was_spent_now_and_then(tmp_path):
+    made, clock = meter(tmp_path)
+    kept = []
+    made.keep = lambda: kept.append(clock.now)
+    for clock.now in range(25):
+        made.reached()
+    assert kept == [10, 20]

@@ -18,7 +18,7 @@ from doran.base.files import read_json, write_json
 from doran.cli.options import say
 
 if TYPE_CHECKING:
-    from doran.base.runlog import Progress
+    from doran.base.runlog import Meter, Progress
     from doran.evals.run import PromptStyle
     from doran.tasks.task import Task
     from doran.text.tokenizer import Tokenizer
@@ -100,12 +100,14 @@ def beside_weights(tokenizer: Tokenizer, source: Path) -> Callable[[Path], None]
     return add
 
 
-def train_in(out: Path, name: str, steps: int | None, run: Callable[[Progress], Path]) -> None:
-    """Run a trainer with its progress on stderr, and print the model folder that it leaves in `out`."""
+def train_in(
+    out: Path, name: str, steps: int | None, run: Callable[[Progress], Path], meter: Meter | None = None
+) -> None:
+    """Run a trainer with progress and cost on stderr, and print the model folder that it leaves in `out`."""
     from doran.base.runlog import Progress
 
     finished = (out / "model").exists()
-    with Progress(name, steps) as progress:
+    with Progress(name, steps, meter=meter) as progress:
         made = run(progress)
     if finished:  # with other settings the trainer would have refused
         say(f"nothing to do: {made} is finished")

@@ -27,7 +27,7 @@ from doran.cli.asking import (
     train_in,
 )
 from doran.cli.loading import model_folder, open_model
-from doran.cli.options import DataFile, ModelDir, OutDir, Overrides, TaskName, Threads, say, use_threads
+from doran.cli.options import DataFile, Limit, ModelDir, OutDir, Overrides, TaskName, Threads, say, use_threads
 from doran.cli.sft import to_samples
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def main(
     lora_rank: LoraRank = 0,
     lora_alpha: LoraAlpha = None,
     lora_targets: LoraTargets = None,
+    budget: Limit = None,
     threads: Threads = None,
 ) -> None:
     """Teach a model (the student, --model) with another's checked answers.
@@ -66,6 +67,7 @@ def main(
     Example: doran distill --teacher BIG --model SMALL --task gsm8k --data train.jsonl --samples 4 --out runs/small
     """
     from doran.recipes.recipe import Sampling
+    from doran.recipes.single import metered
     from doran.train.sft import SftSettings, run_sft
 
     class Settings(StrictModel):
@@ -91,14 +93,20 @@ def main(
         facts |= {"language": language}
         facts |= (lora := lora_facts(lora_rank, lora_alpha, lora_targets))
         claim(out, {**facts, "task settings": settings.task, "sampling": sampling.model_dump(mode="json")})
-        rows = teacher_rows(out, source, teacher_style, task, judge, sampling, settings.train.seed, language)
-    opened = open_model(folder)
-    assert opened.tokenizer is not None
-    name, wrap = prompt_style(opened.tokenizer, style)
-    learned = to_samples(opened.tokenizer, name, wrap, [row["messages"] for row in rows])
-    add_files = beside_weights(opened.tokenizer, folder)
-    train = adapt(opened.model, lora, settings.train)
-    train_in(out, "distill", None, lambda progress: run_sft(opened.model, learned, train, out, progress, add_files))
+        inputs = {"model": folder, "teacher": source, **({"data": data} if data else {})}
+        with metered(out, "distill", settings.train.seed, budget, inputs) as meter:
+            rows = teacher_rows(out, source, teacher_style, task, judge, sampling, settings.train.seed, language)
+            meter.check()
+            opened = open_model(folder)
+            assert opened.tokenizer is not None
+            name, wrap = prompt_style(opened.tokenizer, style)
+            learned = to_samples(opened.tokenizer, name, wrap, [row["messages"] for row in rows])
+            add_files = beside_weights(opened.tokenizer, folder)
+            train = adapt(opened.model, lora, settings.train)
+            train_in(
+                out, "distill", None,
+                lambda progress: run_sft(opened.model, learned, train, out, progress, add_files), meter,
+            )  # fmt: skip
 
 
 def teacher_rows(

@@ -15,6 +15,16 @@ import typer
 
 from doran.base.errors import UsageError
 
+
+def _budget(text: str | None) -> str | None:
+    """As it is; UsageError where it is not understood, before anything is read or written."""
+    if text is not None:
+        from doran.plan.prices import parse_budget
+
+        parse_budget(text)
+    return text
+
+
 ModelDir = Annotated[
     Path, typer.Option("--model", metavar="DIR", help="Model folder: config.json, *.safetensors, tokenizer.")
 ]
@@ -28,6 +38,13 @@ DataFile = Annotated[
     Path | None,
     typer.Option("--data", metavar="FILE", help="Your data, JSONL or Parquet: prompt and answer, or messages."),
 ]
+Limit = Annotated[
+    str | None,
+    typer.Option(
+        "--budget", metavar="AMOUNT", callback=_budget,
+        help='Stop cleanly at this cost (exit code 5), such as "2 hours" or "3000 KRW".',
+    ),
+]  # fmt: skip
 RunsDir = Annotated[
     Path, typer.Option("--runs-dir", metavar="DIR", help="Where `doran run` keeps its runs.")
 ]

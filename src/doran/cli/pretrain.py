@@ -19,7 +19,7 @@ from doran.base.files import read_json
 from doran.cli.adapting import LoraAlpha, LoraRank, LoraTargets, adapt, lora_facts
 from doran.cli.asking import beside_weights, claim, train_in
 from doran.cli.loading import model_folder, open_model
-from doran.cli.options import OutDir, Overrides, Threads, say, use_threads
+from doran.cli.options import Limit, OutDir, Overrides, Threads, say, use_threads
 
 if TYPE_CHECKING:
     from doran.data.corpus import Corpus
@@ -57,6 +57,7 @@ def main(
     lora_rank: LoraRank = 0,
     lora_alpha: LoraAlpha = None,
     lora_targets: LoraTargets = None,
+    budget: Limit = None,
     threads: Threads = None,
 ) -> None:
     """Train a model on running text: go on with a folder, or begin with random weights.
@@ -69,6 +70,7 @@ def main(
     """
     from doran.data.corpus import Corpus
     from doran.data.texts import read_texts
+    from doran.recipes.single import metered
     from doran.train.pretrain import PretrainSettings, run_pretrain
 
     class Settings(StrictModel):
@@ -94,13 +96,16 @@ def main(
     claim(out, {**facts, **{name: str(path) if path else None for name, path in paths.items()}, **lora})
     passes = train.steps * train.accumulate * train.tokens_per_batch / corpus.num_tokens
     say(f"{len(corpus):,} documents, {corpus.num_tokens:,} tokens; {train.steps:,} steps: about {passes:.1f} passes")
-    train_in(
-        out, "pretrain", train.steps,
-        lambda progress: run_pretrain(
-            start.model, lambda n: packer(corpus, train, length).skip(n), train, out, progress, start.add_files,
-            identity={"data": corpus.digest, "window": length},
-        ),
-    )  # fmt: skip
+    inputs = {name: path for name, path in paths.items() if path} | {f"data/{file.name}": file for file in data}
+    with metered(out, "pretrain", train.seed, budget, inputs) as meter:
+        train_in(
+            out, "pretrain", train.steps,
+            lambda progress: run_pretrain(
+                start.model, lambda n: packer(corpus, train, length).skip(n), train, out, progress, start.add_files,
+                identity={"data": corpus.digest, "window": length},
+            ),
+            meter,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

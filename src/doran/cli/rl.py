@@ -24,7 +24,7 @@ from doran.cli.asking import (
     train_in,
 )
 from doran.cli.loading import Opened, model_folder, open_model
-from doran.cli.options import DataFile, ModelDir, Overrides, TaskName, Threads, use_threads
+from doran.cli.options import DataFile, Limit, ModelDir, Overrides, TaskName, Threads, use_threads
 
 REWARDS = ("accuracy=1", "format=0.1")
 
@@ -55,6 +55,7 @@ def main(
     lora_rank: LoraRank = 0,
     lora_alpha: LoraAlpha = None,
     lora_targets: LoraTargets = None,
+    budget: Limit = None,
     threads: Threads = None,
 ) -> None:
     """Train a model on a task with a checkable answer, by GRPO.
@@ -71,6 +72,7 @@ def main(
     Example: doran rl --model DIR --task gsm8k --data train.jsonl.gz --out runs/mine train.steps=200 train.lr=1e-6
     """
     from doran.recipes.questions import Question, dialect, drawing, rewards
+    from doran.recipes.single import metered
     from doran.train.grpo import GrpoSettings, run_grpo
 
     class Settings(StrictModel):
@@ -98,13 +100,15 @@ def main(
         assert tokenizer is not None
         wrap = prompt_style(tokenizer, style)[1]
         look = held_out(opened, asked, wrap, train, watch_items, language) if watch_every else None
-        train_in(
-            out, "rl", train.steps,
-            lambda progress: run_grpo(
-                opened.model, dialect(tokenizer, wrap), drawing(questions, {task: 1.0}), parts, train, out,
-                progress, beside_weights(tokenizer, folder), watch=look, watch_every=watch_every,
-            ),
-        )  # fmt: skip
+        with metered(out, "rl", train.seed, budget, {"model": folder, **({"data": data} if data else {})}) as meter:
+            train_in(
+                out, "rl", train.steps,
+                lambda progress: run_grpo(
+                    opened.model, dialect(tokenizer, wrap), drawing(questions, {task: 1.0}), parts, train, out,
+                    progress, beside_weights(tokenizer, folder), watch=look, watch_every=watch_every,
+                ),
+                meter,
+            )  # fmt: skip
 
 
 def reward_weights(given: list[str]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from doran.base.errors import DataError
 from doran.cli.adapting import LoraAlpha, LoraRank, LoraTargets, adapt, lora_facts
 from doran.cli.asking import STYLES, Style, beside_weights, check_choice, claim, prompt_style, train_in
 from doran.cli.loading import model_folder, open_model
-from doran.cli.options import ModelDir, OutDir, Overrides, Threads, use_threads
+from doran.cli.options import Limit, ModelDir, OutDir, Overrides, Threads, use_threads
 
 if TYPE_CHECKING:
     from doran.evals.run import PromptStyle
@@ -38,18 +38,20 @@ def main(
     lora_rank: LoraRank = 0,
     lora_alpha: LoraAlpha = None,
     lora_targets: LoraTargets = None,
+    budget: Limit = None,
     threads: Threads = None,
 ) -> None:
     """Fine-tune a model on conversations.
 
     A row holds messages ([{"role": ..., "content": ...}, ...]) or prompt with completion or answer. The model learns
     what the assistant wrote, thoughts included, and nothing else. Settings are train.KEY=VALUE: epochs, lr,
-    tokens_per_batch, max_length, seed and more. OUT holds metrics.jsonl, checkpoints/ and at the end model/; the same
-    command continues what is there.
+    tokens_per_batch, max_length, seed and more. OUT holds metrics.jsonl, checkpoints/ and at the end model/ and
+    receipt.json, which tells what it cost; the same command continues what is there.
 
     Example: doran sft --model DIR --data mine.jsonl --out runs/mine train.epochs=3 train.lr=1e-5
     """
     from doran.data.conversations import read_conversations
+    from doran.recipes.single import metered
     from doran.train.sft import SftSettings, run_sft
 
     class Settings(StrictModel):
@@ -71,7 +73,10 @@ def main(
     name, wrap = prompt_style(opened.tokenizer, style)
     samples = to_samples(opened.tokenizer, name, wrap, conversations)
     add_files = beside_weights(opened.tokenizer, folder)
-    train_in(out, "sft", None, lambda progress: run_sft(opened.model, samples, train, out, progress, add_files))
+    with metered(out, "sft", train.seed, budget, {"model": folder, "data": data}) as meter:
+        train_in(
+            out, "sft", None, lambda progress: run_sft(opened.model, samples, train, out, progress, add_files), meter
+        )
 
 
 def to_samples(

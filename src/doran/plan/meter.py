@@ -1,7 +1,8 @@
 """The meter of a run: seconds, energy and money so far, what they will be at the end, and whether a budget is used up.
 
 Energy is measured where the machine tells (base/energy.py), else watts of the profile times seconds. The meter decides
-nothing: the training loop asks `reached` after a step and stops with a checkpoint.
+nothing: the training loop asks `reached` after a step and stops with a checkpoint. Asked, it also lets `keep` write
+down what was spent, at most every KEEP_EVERY seconds, so that a killed run does not begin its budget anew.
 """
 
 from __future__ import annotations
@@ -45,10 +46,12 @@ class Meter:
     later: float = 0.0
     clock: Callable[[], float] = time.monotonic
     counter: EnergyCounter = field(default_factory=EnergyCounter)
+    keep: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         self._began = self.clock()
         self._joules = self.counter.joules()
+        self._kept = self._began
 
     def here(self) -> Spent:
         """Spent since this meter was made."""
@@ -95,6 +98,9 @@ class Meter:
 
     def reached(self) -> str | None:
         """What to say when the budget is used up, else None."""
+        if self.keep and self.clock() - self._kept >= KEEP_EVERY:
+            self._kept = self.clock()
+            self.keep()
         if self.budget is None or self.amount(self.so_far()) < self.budget.amount:
             return None
         return f"budget of {self.budget} reached: {self._words(self.amount(self.so_far()))} spent"
@@ -109,4 +115,5 @@ class Meter:
         return f"{amount:,.0f} KRW" if unit == "KRW" and amount >= 10 else f"{amount:.3g} {unit}"
 
 
+KEEP_EVERY = 10.0  # seconds
 CONTINUE = "what is done is kept: run the same command with a larger budget to continue"

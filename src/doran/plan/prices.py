@@ -97,6 +97,14 @@ class Budget:
         return {"USD": self.amount, "KRW": self.amount / prices.krw_per_usd}.get(self.unit)
 
 
+def check_budget(text: str | None) -> str | None:
+    """A recipe's `budget`, unchanged, for a pydantic validator: ValueError where it is not understood."""
+    try:
+        return text if text is None or parse_budget(text) else None
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
 def parse_budget(text: str) -> Budget:
     """Budget from "500,000 KRW", "₩500000", "50만원", "30 USD", "$30", "12 hours" or "5 kWh"; UsageError else."""
     plain = text.strip().lower().replace(",", "").replace("_", "")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from doran.base.errors import DoranError
-from doran.base.files import read_json
+from doran.base.files import read_json, write_json
 from doran.plan.hardware import DEFAULT, Hardware, standard
 from doran.plan.meter import Meter, Spent
 from doran.plan.prices import load_prices, parse_budget
@@ -23,6 +24,25 @@ def spent_in(folder: Path) -> Spent:
         return Spent()
     kept = read_json(file)
     return Spent(kept["seconds"], kept.get("joules", 0.0), kept.get("measured", False))
+
+
+@contextmanager
+def charged(meter: Meter, folder: Path) -> Iterator[Callable[[], Spent]]:
+    """What the block spends goes into the folder's seconds.json, now and then, and however it ends.
+
+    Yields the function that tells the folder's total so far, all starts together.
+    """
+    before = spent_in(folder)
+
+    def total() -> Spent:
+        return before + meter.here()
+
+    meter.keep = lambda: write_json(folder / "seconds.json", total().as_dict())
+    try:
+        yield total
+    finally:
+        meter.keep()
+        meter.keep = None
 
 
 def this_machine() -> Hardware:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from doran.base.config import StrictModel, apply_overrides, build, load_yaml
 from doran.base.rng import seed_for
-from doran.plan.prices import parse_budget
+from doran.plan.prices import check_budget
 from doran.recipes.recipe import TASKS, Corpus, RlStage, Sampling
 from doran.train.pretrain import PretrainSettings
 from doran.train.sft import SftSettings
@@ -79,12 +79,7 @@ class LocaliseRecipe(StrictModel):
     rl: RlStage
     evaluate: Checks = Checks()
 
-    @field_validator("budget")
-    @classmethod
-    def _understood_budget(cls, text: str | None) -> str | None:
-        if text is not None:
-            parse_budget(text)
-        return text
+    _understood_budget = field_validator("budget")(check_budget)
 
     @model_validator(mode="after")
     def _known_tasks(self) -> Self:

@@ -23,7 +23,7 @@ from doran.base.device import release_memory, set_threads
 from doran.base.errors import ConfigError
 from doran.base.files import read_json, write_atomic, write_json
 from doran.recipes.context import Context, clear
-from doran.recipes.ledger import Ledger, spent_in
+from doran.recipes.ledger import Ledger, charged
 from doran.recipes.receipt import write_receipt
 from doran.recipes.recipe import Recipe
 from doran.recipes.reporting import write_run_report
@@ -79,13 +79,12 @@ def run_stage(ctx: Context, stage: Stage, print_: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "fingerprint.json", {"fingerprint": print_})
     assert ctx.meter is not None
-    before = spent_in(folder)
-    try:
-        stage.run(ctx)
-    finally:
-        spent = before + ctx.meter.here()
-        write_json(folder / "seconds.json", spent.as_dict())
-        release_memory()
+    with charged(ctx.meter, folder) as total:
+        try:
+            stage.run(ctx)
+        finally:
+            spent = total()
+            release_memory()
     inputs = {name: ctx.folders[name] for name in stage.needs}
     write_receipt(folder, stage.name, spent, ctx.seed, ctx.notes, ctx.meter, inputs)
     write_json(folder / "done.json", {"fingerprint": print_, "seconds": spent.seconds})

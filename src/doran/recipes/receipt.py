@@ -20,6 +20,8 @@ from doran.plan.meter import Meter, Spent
 PHASES = ("time/sample", "time/score", "time/update")
 OUTPUTS = ("model/*.safetensors", "model/config.json", "model/tokenizer.json", "samples.jsonl", "results/*/*.json")
 
+MODEL_FILES = ("*.safetensors", "config.json", "tokenizer.json")
+
 
 def write_receipt(
     folder: Path,
@@ -30,7 +32,7 @@ def write_receipt(
     meter: Meter,
     inputs: Mapping[str, Path],
 ) -> dict[str, Any]:
-    """Collect and write the receipt of a finished stage; returns it. `inputs`: the stages it read and their folders."""
+    """Collect and write the receipt of a finished stage; returns it. `inputs`: what it read (stages, models, files)."""
     rows = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
     weights = sorted((folder / "model").glob("*.safetensors")) if (folder / "model").exists() else []
     flops = counted_flops(folder, rows)
@@ -95,11 +97,14 @@ def counted_flops(folder: Path, rows: list[dict[str, Any]]) -> float | None:
     return total or None
 
 
-def made_by(folder: Path) -> dict[str, str]:
-    """The output hashes in another stage's receipt; {} where it has none."""
-    file = folder / "receipt.json"
-    found = read_json(file) if file.exists() else {}
-    return dict(found.get("outputs_sha256") or found.get("weights_sha256") or {})
+def made_by(path: Path) -> dict[str, str]:
+    """Hashes of an input: from its receipt where it is a stage that left one, else of the file or the model folder."""
+    receipt = path / "receipt.json"
+    if receipt.exists():
+        found = read_json(receipt)
+        return dict(found.get("outputs_sha256") or found.get("weights_sha256") or {})
+    files = [path] if path.is_file() else [f for glob in MODEL_FILES for f in sorted(path.glob(glob))]
+    return {file.name: sha256_file(file) for file in files}
 
 
 def _share(flops: float | None, rows: list[dict[str, Any]]) -> float | None:

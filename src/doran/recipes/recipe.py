@@ -9,9 +9,9 @@ from pydantic import Field, field_validator, model_validator
 
 from doran.arch.config import ModelConfig
 from doran.base.config import StrictModel, apply_overrides, build, load_yaml
-from doran.base.errors import ConfigError, UsageError
+from doran.base.errors import ConfigError
 from doran.base.rng import seed_for
-from doran.plan.prices import parse_budget
+from doran.plan.prices import check_budget
 from doran.tasks.rewards import check_spec
 from doran.tasks.search import SearchStyle
 from doran.train.grpo import GrpoSettings
@@ -131,13 +131,7 @@ class Recipe(StrictModel):
     student_rl: RlStage
     evaluate: EvalStage = EvalStage()
 
-    @field_validator("budget")
-    @classmethod
-    def _understood_budget(cls, text: str | None) -> str | None:
-        try:
-            return text if text is None or parse_budget(text) else None
-        except UsageError as error:
-            raise ValueError(str(error)) from None
+    _understood_budget = field_validator("budget")(check_budget)
 
     @model_validator(mode="after")
     def _known_tasks(self) -> Self:
