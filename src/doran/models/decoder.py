@@ -99,7 +99,7 @@ class Decoder(nn.Module):
         return self._call(block.predict, stats, h_TD, embedding_TD, self.rope.table(positions_T), attend)
 
     def _call(self, run: Callable[..., Tensor], stats: RouterStats | None, *inputs: object) -> Tensor:
-        """`run(*inputs, stats)`; with activation checkpointing only the inputs wait for the backward pass. Same bits."""
+        """`run(*inputs, stats)`; with activation checkpointing only inputs wait for the backward pass. Same bits."""
         if not (self.activation_checkpointing and torch.is_grad_enabled()):
             return run(*inputs, stats)
         known = None if stats is None else stats.cu_seqlens
