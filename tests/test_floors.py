@@ -17,7 +17,7 @@ FLOORS = {
     1: ("arch", "formats", "native", "sandbox", "text"),
     2: ("layers",),
     3: ("models", "data", "tasks", "plan"),
-    4: ("engine",),
+    4: ("engine", "parallel"),
     5: ("evals", "serve"),
     6: ("train",),
     7: ("recipes",),

@@ -60,6 +60,22 @@ class MetricsWriter:
                 write_atomic(self.path, data[: data.rfind(b"\n") + 1])
 
 
+class Unwritten(MetricsWriter):
+    """A writer for processes that write no files: every call is accepted, nothing happens."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def truncate_after(self, step: int) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_metrics(path: StrPath) -> list[dict[str, Any]]:
     """The rows of a metrics file, oldest first; [] when there is no file. A torn last line is left out.
 

@@ -102,8 +102,15 @@ def _reply(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[di
             content = content.lstrip().removeprefix(OPEN).lstrip("\n")
         elif CLOSE not in content:
             content = f"\n{CLOSE}\n\n{content}"
+    return content + end_of_turn(tokenizer, history, tools)
+
+
+def end_of_turn(
+    tokenizer: Tokenizer, history: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
+) -> str:
+    """What the chat template writes behind a reply to `history`."""
     probe = tokenizer.apply_chat([*history, {"role": "assistant", "content": _PROBE}], False, tools)
-    return content + _turn_end(tokenizer, probe.rpartition(_PROBE)[2])
+    return _turn_end(tokenizer, probe.rpartition(_PROBE)[2])
 
 
 def _rendered_after(

@@ -50,6 +50,10 @@ class Controls:
                    from which the engine draws anew. Where nothing is refused nothing changes, and a refused draw plus
                    an independent second one has exactly the masked distribution: p(t) + P(refused) p(t) / P(allowed)
     watch          hears of each token; True ends the request with "stop" after it
+    read           instead of `veto` and `watch`, several drawn tokens and their logprobs at once, so that the engine
+                   need not ask after each: (how many of them stand, does the request end by the last of those). The
+                   rest is forgotten, and the first of it is drawn again before the eyes of `veto`
+    careful        with `read`: must `veto` and `watch` hear of the next token at once?
     on_end         hears once how the request ended, with the exception where it failed; must not raise
     top_logprobs   how many likeliest tokens `Token.top` lists behind the sampled one; None: no list at all
     """
@@ -57,6 +61,8 @@ class Controls:
     processors: tuple[Processor, ...] = ()
     veto: Callable[[int], Tensor | None] | None = None
     watch: Callable[[Token], bool | None] | None = None
+    read: Callable[[Sequence[int], Sequence[float]], tuple[int, bool]] | None = None
+    careful: Callable[[], bool] | None = None
     on_end: Callable[[EndReason, Exception | None], None] | None = None
     top_logprobs: int | None = None
 

@@ -104,9 +104,9 @@ class Engine:
         """
         return self._stream(self._requests([prompt_ids], params, 1))
 
-    def open(self) -> Live:
+    def open(self, interval: float = 0.0) -> Live:
         """A session that takes and drops requests while others run, for servers (engine/live.py)."""
-        return Live(self)
+        return Live(self, interval)
 
     def _stream(self, requests: list[Request]) -> Iterator[tuple[int, float]]:
         call, seen = _Call(self, requests), 0

@@ -4,17 +4,20 @@ For servers. Same scheduler, runner and sampler as `Engine.generate`, hence the 
 known beforehand, each may bring `Controls`, and one request's failure (NaN logits, a processor that raises) ends that
 request alone. Not thread safe: one thread owns the session.
 
+Where the runner is native and every request can `read` several tokens at once, a step is many decode steps in one
+native call, draws included; what the requests then refuse is taken back. Else each token is heard as it is drawn.
+
 Legend: N running requests, slots 0..N-1; V vocab_size.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,53 +25,35 @@ from doran.base.errors import NumericsError, OutOfMemory
 from doran.base.rng import numpy_rng
 from doran.engine.control import Controls, EndReason, Token
 from doran.engine.native_runner import NativeRunner, draw
-from doran.engine.request import Completion, Request, SamplingParams
+from doran.engine.request import Request, SamplingParams
 from doran.engine.runner import reserve
 from doran.engine.sampler import RowParams, sample
 from doran.engine.scheduler import Group, Scheduler
+from doran.engine.window import WIDTH, Row, Window
 
 if TYPE_CHECKING:
     from doran.engine.engine import Engine
 
-CHUNK = 256  # uniforms drawn at a time; pieces of one stream equal the whole
-
-
-class _Row:
-    """A request and what it has said so far."""
-
-    def __init__(self, request: Request, controls: Controls) -> None:
-        self.request, self.controls = request, controls
-        self.tokens: list[int] = []
-        self.logprobs: list[float] = []
-        self.stops = frozenset(request.params.stop_token_ids)
-        self._rng = numpy_rng("sample", request.params.seed, request.completion)
-        self._uniforms = np.empty(0)
-
-    def uniform(self) -> float:
-        """The uniform of the next token."""
-        at = len(self.tokens) % CHUNK
-        if at == 0:
-            self._uniforms = self._rng.random(CHUNK)
-        return float(self._uniforms[at])
-
-    @property
-    def length(self) -> int:
-        """Cached positions: the prompt and all new tokens but the last."""
-        return len(self.request.prompt_ids) + len(self.tokens) - 1
+End = tuple[EndReason | None, Exception | None]  # how a request ends, if it does
 
 
 class Live:
-    """An open session of an engine. Made by `Engine.open()`."""
+    """An open session of an engine. Made by `Engine.open()`.
 
-    def __init__(self, engine: Engine) -> None:
+    `interval`: for about so many seconds tokens are drawn before those that can `read` hear of them; 0: each step.
+    """
+
+    def __init__(self, engine: Engine, interval: float = 0.0) -> None:
         self._engine, self._stats = engine, engine.stats
         self._runner = engine.runner(engine.max_batch)
         self._scheduler = Scheduler([], engine.max_batch, self._runner.fits)
         # One native call where there is one: between many small torch calls a server's other thread would take the GIL.
         self._draw = draw if isinstance(self._runner, NativeRunner) else sample
-        self._rows: dict[int, _Row] = {}
+        self._window = Window(engine.max_batch)
+        self._rows: dict[int, Row] = {}
         self._numbers = count()
-        self._params: RowParams | None = None  # of the running requests, until one comes or goes
+        self._interval, self._due = interval, 0.0
+        self._step_seconds = 0.0  # of a decode step, roughly
 
     # ---- what is going on ------------------------------------------------------------------------------------------
 
@@ -112,7 +97,8 @@ class Live:
                 hint="lower max_tokens or shorten the prompt",
             )
         for request, companion in zip(requests, controls, strict=True):
-            self._rows[request.index] = _Row(request, companion)
+            heard = companion if isinstance(self._runner, NativeRunner) else replace(companion, read=None)
+            self._rows[request.index] = Row(request, heard)
         self._scheduler.waiting.append(Group(requests))
         return [r.index for r in requests]
 
@@ -124,7 +110,9 @@ class Live:
             return False
         running = [r.index for r in self._scheduler.running]
         if number in running:
-            self._remove([running.index(number)])
+            slot = running.index(number)
+            self._hear(slot, row)
+            self._remove([slot])
         else:
             self._forget_waiting(number)
         self._end(row, "abort")
@@ -140,63 +128,85 @@ class Live:
         for row in list(self._rows.values()):
             self._end(row, "error", error)
 
-    def result(self, number: int) -> Completion | None:
-        """What a request that still runs has said so far; None once it has ended."""
-        row = self._rows.get(number)
-        return None if row is None else Completion(list(row.tokens), list(row.logprobs), "length")
-
     # ---- work ------------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def step(self) -> None:
-        """One prefill of newly admitted requests, or one new token of each running one. `watch` and `on_end` hear."""
+        """One prefill of newly admitted requests, or new tokens of the running ones. Their companions hear.
+
+        One new token each, unless all can `read`: then as many as the interval has room for, until somebody ends.
+        """
         started, first = time.perf_counter(), len(self._scheduler.running)
         groups = self._scheduler.admit()
         if groups:
-            self._advance(first, self._prefill(first, groups))
+            self._prefill(first, groups)
             self._stats.prefill_seconds += time.perf_counter() - started
         elif first:
-            self._advance(0, self._decode(first))
+            self._decode(started)
             self._stats.decode_seconds += time.perf_counter() - started
 
-    def _prefill(self, first: int, groups: list[Group]) -> Tensor:
-        self._params = None
-        prompts = [g.prompt_ids for g in groups]
-        cached = max((self._row(s).length for s in range(first)), default=0)
+    def _prefill(self, first: int, groups: list[Group]) -> None:
+        prompts, rows = [g.prompt_ids for g in groups], self._running()
+        cached = int(self._window.lengths_S[:first].max()) if first else 0
         reserve(self._runner, self._scheduler.running, first, max(cached, *map(len, prompts)))
         self._stats.prefill_tokens += sum(map(len, prompts))
-        return self._runner.prefill(prompts, [len(g.requests) for g in groups], first)
+        logits_NV = self._runner.prefill(prompts, [len(g.requests) for g in groups], first)
+        self._window.enter(first, rows[first:])
+        self._mix(rows)
+        self._close(self._advance(first, rows[first:], logits_NV))
 
-    def _decode(self, running: int) -> Tensor:
-        rows = [self._row(s) for s in range(running)]
-        lengths_N = torch.tensor([r.length for r in rows])
-        reserve(self._runner, self._scheduler.running, running, int(lengths_N.max()) + 1)
-        self._stats.decode_tokens += running
-        self._stats.decode_steps += 1
-        return self._runner.decode(torch.tensor([r.tokens[-1] for r in rows]), lengths_N)
+    def _decode(self, started: float) -> None:
+        rows, window = self._running(), self._window
+        number = len(rows)
+        if isinstance(self._runner, NativeRunner) and not any(r.careful for r in rows):
+            steps, stopped = self._runner.run(window, number, self._most(started))
+            self._step_seconds = 0.5 * (self._step_seconds + (time.perf_counter() - started) / steps)
+            self._close((slot, *self._hear(slot, rows[slot])) for slot in stopped)
+        else:
+            steps, lengths_N = 1, window.lengths_S[:number]
+            reserve(self._runner, self._scheduler.running, number, int(lengths_N.max()) + 1)
+            logits_NV = self._runner.decode(window.tokens_S[:number], lengths_N)
+            lengths_N += 1
+            self._close(self._advance(0, rows, logits_NV))
+        self._stats.decode_tokens += steps * number
+        self._stats.decode_steps += steps
+        full = bool((window.steps_S[:number] == WIDTH).any())
+        if full or time.perf_counter() >= self._due:
+            self._hand_over()
 
-    def _advance(self, first: int, logits_NV: Tensor) -> None:
-        """Sample the next token of slots first, first + 1, ...; who has ended by it leaves."""
-        rows = [self._row(first + i) for i in range(len(logits_NV))]
+    def _most(self, now: float) -> int:
+        """How many decode steps fit before tokens are handed over."""
+        left = (self._due - now) / self._step_seconds if self._step_seconds else 0.0
+        return int(min(max(left, 1.0), WIDTH))
+
+    def _hand_over(self) -> None:
+        """Everyone hears what was drawn."""
+        self._close((slot, *self._hear(slot, row)) for slot, row in enumerate(self._running()))
+        rows = self._running()
+        if rows and int(self._window.steps_S[: len(rows)].max()) > WIDTH // 2:
+            self._window.turn(0, rows)
+        self._due = time.perf_counter() + self._interval
+
+    def _advance(self, first: int, rows: list[Row], logits_NV: Tensor) -> list[tuple[int, *End]]:
+        """Draw the next token of slots first, first + 1, ... from their logits; who has ended by it."""
         failed: dict[int, Exception] = {}
         chosen_NV = self._processed(rows, logits_NV, failed)
-        uniform_N = torch.tensor([r.uniform() for r in rows], dtype=torch.float64)
-        tokens_N, logprobs_N = self._draw(chosen_NV, self._columns(first), uniform_N)
-        ended: list[tuple[int, EndReason, Exception | None]] = []
+        where = slice(first, first + len(rows))
+        uniform_N = self._window.next_uniforms(first, len(rows))
+        tokens_N, logprobs_N = self._draw(chosen_NV, self._window.params.rows(where), uniform_N)
+        stopped = self._window.note(first, tokens_N, logprobs_N)
+        ended: list[tuple[int, *End]] = []
         for i, (token, logprob) in enumerate(zip(tokens_N.tolist(), logprobs_N.tolist(), strict=True)):
-            error = failed.get(i)
-            if error is None and logprob != logprob:
-                error = NumericsError("no token can be drawn: the logits are NaN, or every token is masked")
-            reason: EndReason | None = "error"
-            if error is None:
-                reason, error = self._took(rows[i], token, logprob, chosen_NV[i], logits_NV[i])
-            if reason:
-                ended.append((first + i, reason, error))
-        self._remove([slot for slot, _, _ in ended])
-        for slot, reason, error in ended:
-            self._end(rows[slot - first], reason, error)
+            slot = first + i
+            if rows[i].careful:
+                one = (token, logprob)
+                end = ("error", failed[i]) if i in failed else self._took(slot, rows[i], one, chosen_NV[i], logits_NV[i])
+                ended.append((slot, *end))
+            elif slot in stopped:
+                ended.append((slot, *self._hear(slot, rows[i])))
+        return ended
 
-    def _processed(self, rows: list[_Row], logits_NV: Tensor, failed: dict[int, Exception]) -> Tensor:
+    def _processed(self, rows: list[Row], logits_NV: Tensor, failed: dict[int, Exception]) -> Tensor:
         """The logits after each row's processors; a copy where there are any."""
         touched = [i for i, r in enumerate(rows) if r.controls.processors]
         if not touched:
@@ -212,39 +222,71 @@ class Live:
                 failed[i] = error
         return chosen_NV
 
-    def _took(
-        self, row: _Row, token: int, logprob: float, chosen_V: Tensor, logits_V: Tensor
-    ) -> tuple[EndReason | None, Exception | None]:
-        """Note a token, or one drawn in its place; how the request ends by it, if it does."""
+    def _took(self, slot: int, row: Row, one: tuple[int, float], chosen_V: Tensor, logits_V: Tensor) -> End:
+        """Note a token, or one drawn in its place."""
+        token, logprob = one
+        if logprob != logprob:
+            return "error", _not_a_number()
         try:
             if row.controls.veto and (allowed_V := row.controls.veto(token)) is not None:
                 token, logprob = _redrawn(row, chosen_V, allowed_V)
+                self._window.tokens_S[slot] = token
             row.tokens.append(token)
             row.logprobs.append(logprob)
             top = () if row.controls.top_logprobs is None else _top(logits_V, token, row.controls.top_logprobs)
             stop = bool(row.controls.watch and row.controls.watch(Token(token, logprob, top)))
+            row.look_ahead()
         except Exception as error:  # the companions' own
             return "error", error
-        if stop or token in row.stops:
-            return "stop", None
-        return ("length" if len(row.tokens) == row.request.params.max_new_tokens else None), None
+        return _end_of(row, stop)
+
+    def _hear(self, slot: int, row: Row) -> End:
+        """Let a row read what it has drawn since it last did; what it refuses is taken back."""
+        tokens, logprobs = self._window.unheard(slot, row)
+        if not tokens:
+            return None, None
+        if any(p != p for p in logprobs):
+            return "error", _not_a_number()
+        assert row.controls.read
+        try:
+            kept, stop = row.controls.read(tokens, logprobs)
+            row.tokens += tokens[:kept]
+            row.logprobs += logprobs[:kept]
+            if kept < len(tokens) and not stop:
+                self._window.rewind(slot, row)
+                row.careful = True
+                return None, None
+            row.look_ahead()
+        except Exception as error:
+            return "error", error
+        return _end_of(row, stop)
 
     # ---- bookkeeping -----------------------------------------------------------------------------------------------
 
-    def _row(self, slot: int) -> _Row:
-        return self._rows[self._scheduler.running[slot].index]
+    def _running(self) -> list[Row]:
+        return [self._rows[r.index] for r in self._scheduler.running]
 
-    def _columns(self, first: int) -> RowParams:
-        """Sampling settings of slots first, ... as columns."""
-        if self._params is None:
-            self._params = RowParams.of([r.params for r in self._scheduler.running])
-        return self._params.rows(slice(first, None))
+    def _mix(self, rows: Sequence[Row]) -> None:
+        """What no running request asks of the sampler, it skips."""
+        params = [r.request.params for r in rows]
+        self._window.params.any_greedy = any(p.temperature == 0 for p in params)
+        self._window.params.any_cuts = any(p.cuts for p in params)
+
+    def _close(self, ends: Iterable[tuple[int, *End]]) -> None:
+        """Who has ended leaves, and hears of it."""
+        ended = [(slot, reason, error) for slot, reason, error in ends if reason]
+        rows = [self._rows[self._scheduler.running[slot].index] for slot, _, _ in ended]
+        self._remove([slot for slot, _, _ in ended])
+        for row, (_, reason, error) in zip(rows, ended, strict=True):
+            self._end(row, reason, error)
 
     def _remove(self, slots: list[int]) -> None:
         if slots:
-            self._params = None
-            for move in self._scheduler.finish(slots):
+            moves = self._scheduler.finish(slots)
+            self._window.apply(moves)
+            for move in moves:
                 self._runner.cache.move(move.src, move.dst)
+            self._mix(self._running())
 
     def _forget_waiting(self, number: int) -> None:
         waiting = self._scheduler.waiting
@@ -253,14 +295,25 @@ class Live:
             if rest:
                 waiting.append(Group(rest))
 
-    def _end(self, row: _Row, reason: EndReason, error: Exception | None = None) -> None:
+    def _end(self, row: Row, reason: EndReason, error: Exception | None = None) -> None:
         del self._rows[row.request.index]
         on_end: Callable[[EndReason, Exception | None], None] | None = row.controls.on_end
         if on_end:
             on_end(reason, error)
 
 
-def _redrawn(row: _Row, logits_V: Tensor, allowed_V: Tensor) -> tuple[int, float]:
+def _end_of(row: Row, stop: bool) -> End:
+    """Has the row ended by its last token?"""
+    if stop or row.tokens[-1] in row.stops:
+        return "stop", None
+    return ("length" if len(row.tokens) == row.request.params.max_new_tokens else None), None
+
+
+def _not_a_number() -> NumericsError:
+    return NumericsError("no token can be drawn: the logits are NaN, or every token is masked")
+
+
+def _redrawn(row: Row, logits_V: Tensor, allowed_V: Tensor) -> tuple[int, float]:
     """A token among the allowed ones and its logprob there. NumericsError where there is none."""
     p = row.request.params
     if not allowed_V.any():

@@ -63,6 +63,7 @@ class Runner:
 
     def prefill(self, prompts: Sequence[Sequence[int]], copies: Sequence[int], first: int) -> Tensor:
         """Fill slots first, ... with prompt g copies[g] times, computed once; logits_NV of the slots' last tokens."""
+        self._count_as("prefill")
         slots = [first + before for before in accumulate(copies, initial=0)][:-1]
         last_GD = torch.cat([self._prefill(prompts[a:b], slots[a:b]) for a, b in _packs(prompts)])
         for prompt, slot, count in zip(prompts, slots, copies, strict=True):
@@ -81,13 +82,20 @@ class Runner:
         """Feed one token to each of the slots 0..N-1, at position lengths_N; logits_NV of what comes next.
 
         The step runs on a multiple of ROUND rows where there are so many slots: the matrix library compiles for each
-        new number of rows, and running requests finish one by one. The free slots that fill it up hold nothing.
+        new number of rows, and running requests finish one by one. The free slots that fill it up hold nothing. Where
+        experts are on disk there is no filling up: it would read some.
         """
+        self._count_as("decode")
         count = len(tokens_N)
-        filler = tokens_N.new_zeros(min(_round_up(count), self.cache.num_slots) - count)
+        rows = count if self.model.expert_cache is not None else min(_round_up(count), self.cache.num_slots)
+        filler = tokens_N.new_zeros(rows - count)
         tokens_M, lengths_M = torch.cat((tokens_N, filler)), torch.cat((lengths_N, filler))
         attend = CacheAttend.decode(self.cache, self.slots_S[: len(tokens_M)], lengths_M)
         return self.model.logits(self.model(tokens_M, lengths_M, attend)[:count])
+
+    def _count_as(self, work: str) -> None:
+        if self.model.expert_cache is not None:
+            self.model.expert_cache.count_as(work)
 
 
 def make_runner(

@@ -27,6 +27,12 @@ class Slots:
         """`requests`: all that will ever run here; they decide the widths and which work every step can skip."""
         params = [r.params for r in requests]
         width, num_stops = max(p.max_new_tokens for p in params), max(len(p.stop_token_ids) for p in params)
+        self.make(num_slots, width, num_stops)
+        self.params.any_greedy = any(p.temperature == 0 for p in params)
+        self.params.any_cuts = any(p.cuts for p in params)
+
+    def make(self, num_slots: int, width: int, num_stops: int) -> None:
+        """Empty columns of these sizes."""
         self.tokens_S = torch.zeros(num_slots, dtype=torch.long)
         self.lengths_S = torch.zeros(num_slots, dtype=torch.long)  # cached positions
         self.steps_S = torch.zeros(num_slots, dtype=torch.long)  # new tokens so far
@@ -40,8 +46,6 @@ class Slots:
             torch.zeros(num_slots, dtype=torch.long),
             torch.zeros(num_slots),
             torch.zeros(num_slots),
-            any_greedy=any(p.temperature == 0 for p in params),
-            any_cuts=any(p.cuts for p in params),
         )
 
     def place(self, first: int, requests: Sequence[Request]) -> None:

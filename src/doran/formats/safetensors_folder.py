@@ -23,12 +23,12 @@ from doran.base.files import atomic_file, disk_errors, read_json, write_json
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _DIGEST = "doran.sha256"
-_DTYPES = {
+DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3",
 }  # fmt: skip
 _FINISHED = "name a finished model folder with safetensors weights"
-_AGAIN = "copy or download it again"
+AGAIN = "copy or download it again"
 
 
 class TensorFolder:
@@ -38,14 +38,14 @@ class TensorFolder:
         self.folder = Path(folder)
         self._files: dict[str, Any] = {}
         self.where: dict[str, str] = {}  # tensor -> file
-        listed = _listed(self.folder)
+        listed = listed_files(self.folder)
         for file in sorted(set(listed.values())) if listed else [SINGLE]:
             self._files[file] = _open(self.folder / file)
             self.where |= dict.fromkeys(self._files[file].keys(), file)
         lost = sorted(set(listed) - set(self.where))
         if lost:
             path = self.folder / listed[lost[0]]
-            raise ArtifactError(f"{path} lacks {lost[0]}, which {INDEX} promises", hint=_AGAIN)
+            raise ArtifactError(f"{path} lacks {lost[0]}, which {INDEX} promises", hint=AGAIN)
 
     def __contains__(self, name: str) -> bool:
         return name in self.where
@@ -66,7 +66,7 @@ class TensorFolder:
         try:
             return self._files[self.where[name]].get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise ArtifactError(f"{self.file(name)}: {name} cannot be read ({error})", hint=_AGAIN) from None
+            raise ArtifactError(f"{self.file(name)}: {name} cannot be read ({error})", hint=AGAIN) from None
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
@@ -75,16 +75,16 @@ def read_file(path: Path) -> dict[str, Tensor]:
     return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
 
 
-def _listed(folder: Path) -> dict[str, str]:
+def listed_files(folder: Path) -> dict[str, str]:
     """The index's map from tensor to file; empty where one plain file holds everything."""
     if (folder / SINGLE).exists() or not (folder / INDEX).exists():
         return {}
     index = read_json(folder / INDEX)
     listed = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(listed, dict) or not listed:
-        raise ArtifactError(f"{folder / INDEX} has no weight_map", hint=_AGAIN)
+        raise ArtifactError(f"{folder / INDEX} has no weight_map", hint=AGAIN)
     if any(Path(file).name != file for file in listed.values()):
-        raise ArtifactError(f"{folder / INDEX} names a file outside its folder", hint=_AGAIN)
+        raise ArtifactError(f"{folder / INDEX} names a file outside its folder", hint=AGAIN)
     return listed
 
 
@@ -96,10 +96,10 @@ def _open(path: Path) -> Any:
     try:
         opened = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} is truncated or corrupt ({error})", hint=_AGAIN) from None
+        raise ArtifactError(f"{path} is truncated or corrupt ({error})", hint=AGAIN) from None
     promised = (opened.metadata() or {}).get(_DIGEST)
     if promised and promised != _payload_digest(path):
-        raise ArtifactError(f"{path} is corrupt: its bytes do not match the SHA-256 in its header", hint=_AGAIN)
+        raise ArtifactError(f"{path} is corrupt: its bytes do not match the SHA-256 in its header", hint=AGAIN)
     return opened
 
 
@@ -158,7 +158,7 @@ def write_file(path: Path, tensors: dict[str, Tensor]) -> None:
     for name in ordered:
         tensor = tensors[name]
         start, end = end, end + _bytes(tensor)
-        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with atomic_file(path) as file:

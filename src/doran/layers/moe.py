@@ -63,6 +63,14 @@ class RouterStats:
         self.balance_losses, self.cu_seqlens = {}, cu_seqlens
 
     @contextmanager
+    def counting(self, counts: bool) -> Iterator[None]:
+        """Inside, with False, the loads stay as they are (0 for a layer that had none): the tokens are no real ones."""
+        before = dict(self.loads)
+        yield
+        if not counts:
+            self.loads = {i: before.get(i, torch.zeros_like(load_E)) for i, load_E in self.loads.items()}
+
+    @contextmanager
     def again(self, cu_seqlens: Tensor | None) -> Iterator[None]:
         """Inside, a part of an earlier forward, whose sequences were these, is computed again and leaves no trace."""
         before = self.loads, self.balance_losses, self.cu_seqlens

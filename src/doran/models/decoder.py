@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from doran.arch.config import ModelConfig
 from doran.layers.attention import Attend
+from doran.layers.expert_cache import ExpertCache
 from doran.layers.moe import RouterStats
 from doran.layers.norm import RMSNorm
 from doran.layers.rope import Rope
@@ -50,7 +51,8 @@ class Decoder(nn.Module):
         )
         self.rope = Rope(config)
         self.activation_checkpointing = False  # backward computes each layer again from its input (Chen 1604.06174)
-        self.quantized = False  # some matrices are packed (models/packed.py): no training, no saving
+        self.quantized = False  # some matrices are packed (models/packed.py) or on disk: no training, no saving
+        self.expert_cache: ExpertCache | None = None  # routed experts are read from disk (models/streamed.py)
         self.step_form: object | None = None  # of a quantised model: what native steps use (engine/quant_panels.py)
         self.tied_head: nn.Module | None = None  # the packed form of a tied embedding, for `logits`
 

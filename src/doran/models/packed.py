@@ -5,6 +5,8 @@ Dense in any case: norms, router, biases, and MLA's kv_b_proj, which absorbed at
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -22,11 +24,20 @@ from doran.native import quant as kernels
 _TURNED = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa")
 
 
-def assemble(source: Source, dtype: torch.dtype, packed: bool | None = None) -> Decoder:
+def assemble(
+    source: Source,
+    dtype: torch.dtype,
+    packed: bool | None = None,
+    experts: Callable[[str, Experts], nn.Module] | None = None,
+) -> Decoder:
     """The Decoder of a source. `dtype` is that of dense weights and of the residual stream; `packed` False expands
-    every matrix, None packs where kernels are available."""
+    every matrix, None packs where kernels are available. `experts(path, module)` puts another module in the place of
+    routed experts."""
     model = empty(source.config, dtype)
-    if kernels.available() if packed is None else packed:
+    if experts is not None:
+        for path, module in [(p, m) for p, m in model.named_modules() if isinstance(m, Experts)]:
+            model.set_submodule(path, experts(path, module))
+    if source.is_quantized and (kernels.available() if packed is None else packed):
         replaced = "none"
         for path, module in list(model.named_modules()):
             if path.startswith(replaced + "."):

@@ -18,6 +18,7 @@ from doran.arch.tensors import is_duplicate, mtp_layer, tensors
 from doran.base.errors import ArtifactError
 from doran.formats import fp8, quant
 from doran.formats.quant import Stored
+from doran.formats.raw_folder import RawFolder
 from doran.formats.safetensors_folder import TensorFolder
 
 Entry = Tensor | Stored
@@ -40,11 +41,15 @@ class FolderSource:
     """config.json and safetensors. ArtifactError or ConfigError, in one line, for what does not fit together.
 
     transformers drops MTP weights but keeps `num_nextn_predict_layers` in its config: a folder without any MTP tensor
-    counts as a model without MTP.
+    counts as a model without MTP. `heads`: tensors that stand where lm_head would (models/reward.py), unchecked.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        config, self.files = load_config(folder), TensorFolder(folder)
+    def __init__(
+        self, folder: str | Path, heads: tuple[str, ...] = (), files: TensorFolder | RawFolder | None = None
+    ) -> None:
+        config, self.files, self.heads = load_config(folder), files or TensorFolder(folder), heads
+        if heads:
+            config = replace(config, tie_word_embeddings=True)  # the trunk alone: no lm_head is asked for
         if not any(mtp_layer(name, config) is not None for name in self.files):
             config = replace(config, num_nextn_predict_layers=0)
         self.config = config
@@ -82,7 +87,7 @@ class FolderSource:
                     hint="the weights belong to another config.json",
                 )
         for name in files:
-            known = name in expected or name.removesuffix(suffix) in expected
+            known = name in expected or name.removesuffix(suffix) in expected or name in self.heads
             if not known and not is_duplicate(name.removesuffix(suffix), self.config):
                 raise ArtifactError(
                     f"{files.file(name)}: unexpected tensor {name}", hint="the weights do not fit config.json"

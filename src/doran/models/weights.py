@@ -39,8 +39,11 @@ def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> Decode
     anything else that does not fit.
     """
     source = open_source(folder)
-    if source.is_quantized:
-        return assemble(source, dtype)
+    return assemble(source, dtype) if source.is_quantized else read_decoder(source, dtype)
+
+
+def read_decoder(source: Source, dtype: torch.dtype = torch.float32) -> Decoder:
+    """The decoder of a source in plain floating point, ready to train."""
     model = empty(source.config, dtype)
     model.to_empty(device="cpu")
     held = dict(model.named_parameters()) | dict(model.named_buffers())

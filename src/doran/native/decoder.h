@@ -1,4 +1,5 @@
-// What a native decoder is made of: its shape, its weights, and the two kinds of working memory. The step itself is in decoder.cpp.
+// What a native decoder is made of: its shape, its weights, the team that works on it and small pieces of arithmetic.
+// The layers are in decoder_layers.h, the steps in decoder_steps.h, the functions that Python calls in decoder.cpp.
 // Legend: M rows, D hidden, H heads, G key/value groups, R rotated width, E experts.
 #pragma once
 #include <atomic>
@@ -19,9 +20,13 @@ static_assert(sizeof(Layer) == 20 * sizeof(void*));
 
 struct Sizes {  // in the order of engine/panels.py
     int64_t bf16_weights, bf16_cache, hidden, vocab, layers, heads, groups, mla, nope, rope, value, rank, q_rank, dense, expert, experts, top_k, n_group, topk_group,
-        norm_topk, mask_zero, shared, embed_kind, head_kind;
+        norm_topk, mask_zero, shared, embed_kind, head_kind, drafts, eh_kind;
+    enum { NONE, NGRAM, MTP };  // where drafts come from
+    bool has_mtp() const { return drafts == MTP; }
 };
 struct Reals { double eps, inner_eps, scale, routed_scale; };
+
+struct Mtp { const float *enorm, *hnorm, *norm; const void* eh; };  // its layer is the last of Decoder::layers
 
 struct Columns {  // engine/slots.py, one entry a slot; `width` is the row length of uniforms, new_tokens and new_logprobs
     int64_t *tokens, *lengths, *steps;
@@ -98,3 +103,31 @@ static inline void rotate(float* x, const float* cos, const float* sin, int64_t 
     }
 }
 static inline v16 silu(v16 x) { return x / (1.f + exp16(-x)); }
+
+// What a slot's drafts are made from. Its tokens, as far as they were told to the decoder; and the states, after the final norm, of the
+// last `pending` cached positions, which the MTP module has not seen because a token that follows one of them was not known.
+struct Story {
+    static const int64_t MOST = 15;
+    std::vector<int64_t> ids;
+    std::vector<float> states;
+    int64_t pending = 0, room = 0, num_drafts = 0, first_row = 0, drafted = 0, accepted = 0, drafts[MOST];
+    double chance = 0.;  // that all drafts so far are right, as the module sees it
+    void tell(int64_t past, const int64_t* tokens, int64_t count) {
+        ids.resize(size_t(past));
+        ids.insert(ids.end(), tokens, tokens + count);
+        if (past == 0) pending = 0;
+    }
+};
+
+struct Decoder {
+    Sizes z; Reals r; Pages pages; Mtp mtp;
+    const void *embed, *head;
+    const float *norm_out, *cos, *sin;
+    std::vector<Layer> layers;
+    std::vector<Story> stories;  // of the slots, where drafts are made
+    int64_t key_rows, value_first, value_rows, group_rows, group_bytes, vocab_pad, most_rows;
+    virtual ~Decoder() = default;
+    virtual void make_room() = 0;
+    virtual void step(const int64_t* tokens, const int64_t* places, const int64_t* slots, const int64_t* starts, int64_t units, float* logits, Columns* draws, int threads) = 0;
+    virtual void round(Columns& columns, int64_t count, int64_t most, double least, int threads) = 0;
+};

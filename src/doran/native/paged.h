@@ -37,12 +37,13 @@ struct Pages {
         }
         return true;
     }
-    bool share(int64_t src, int64_t dst, int64_t tokens) {  // dst gets src's first tokens: whole blocks are shared, the last is copied
+    // dst gets src's first tokens: whole blocks are shared, the last is copied; `open` keeps the last tokens' block from being shared
+    bool share(int64_t src, int64_t dst, int64_t tokens, int64_t open = 0) {
         release(dst);
-        int64_t whole = tokens / BLOCK;
+        int64_t whole = (tokens - open) / BLOCK;
         for (int64_t i = 0; i < whole; i++) refs[table[dst * per_slot + i] = table[src * per_slot + i]]++;
         held[dst] = int32_t(whole);
-        if (tokens % BLOCK == 0) return true;
+        if (whole * BLOCK == tokens) return true;
         if (!grow(dst, tokens)) return false;
         std::memcpy(block(dst, whole), block(src, whole), size_t(block_bytes));
         return true;

@@ -13,6 +13,7 @@ from doran.tasks.rewards import RewardPart, get_reward
 from doran.tasks.task import Item, Task
 from doran.text.parse import OPEN, opens_thought
 from doran.text.tokenizer import Tokenizer
+from doran.train.reward_part import model_reward
 from doran.train.rollout import Dialect, Draw, Reward, RewardFn
 
 
@@ -68,7 +69,7 @@ def drawing(pool: dict[str, list[Question]], shares: dict[str, float]) -> Draw:
 
 def rewards(weights: dict[str, float]) -> list[Reward]:
     """Reward functions by spec (tasks/rewards.py) and weight; ConfigError names the nearest valid name."""
-    parts = [(get_reward(spec), weight) for spec, weight in weights.items()]
+    parts = [(get_reward(spec, {"model": model_reward}), weight) for spec, weight in weights.items()]
     names = [part.name for part, _ in parts]
     made = []
     for place, (part, weight) in enumerate(parts):

@@ -11,7 +11,7 @@ import importlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -139,12 +139,16 @@ class Accuracy(RewardPart):
         return values
 
 
-def get_reward(spec: str) -> RewardPart:
-    """The part of a spec: NAME, NAME:ARGUMENT or FILE.py:FUNCTION. ConfigError names the mistake."""
+def get_reward(spec: str, others: Mapping[str, Callable[[str], RewardPart]] | None = None) -> RewardPart:
+    """The part of a spec: NAME, NAME:ARGUMENT or FILE.py:FUNCTION. ConfigError names the mistake.
+
+    `others`: makers of parts that need what stands on higher floors (`model`), by name.
+    """
     check_spec(spec)
     if _OF_A_FILE.match(spec):
         return _helper("reward_file", "file_reward", spec)
-    return PARTS[spec.partition(":")[0]][0](spec)
+    name = spec.partition(":")[0]
+    return ((others or {}).get(name) or PARTS[name][0])(spec)
 
 
 def check_spec(spec: str) -> None:
@@ -221,6 +225,10 @@ def _length(spec: str) -> RewardPart:
     return RewardPart("length", judge)
 
 
+def _higher(spec: str) -> RewardPart:
+    raise ConfigError(f"reward {spec!r} needs a model, and there is none here", hint="use it in doran rl or a recipe")
+
+
 PARTS: dict[str, tuple[Callable[[str], RewardPart], str]] = {
     "accuracy": (Accuracy, ""),
     "format": (_simple(lambda case: format_reward(case.text)), ""),
@@ -233,5 +241,6 @@ PARTS: dict[str, tuple[Callable[[str], RewardPart], str]] = {
     "json_schema": (_schema, "FILE.json"),
     "length": (_length, "MIN-MAX"),
     "judge": (lambda spec: _helper("reward_judge", "judge_reward", spec), "URL?model=NAME"),
+    "model": (_higher, "DIR"),
 }
 """Name -> (maker, form of its argument)."""

@@ -24,6 +24,7 @@ from doran.base.runlog import MetricsWriter, Progress, read_metrics
 from doran.engine.engine import Engine
 from doran.layers.lora import lora_layers, merged
 from doran.models.decoder import Decoder
+from doran.parallel.world import SOLO, World
 from doran.train.advantage import zero_variance
 from doran.train.ahead import Ahead
 from doran.train.alarms import new_alarms
@@ -50,19 +51,23 @@ def run_grpo(
     watch: Callable[[], Metrics] | None = None,
     watch_every: int = 0,
     environment: Environment | None = None,
+    world: World = SOLO,
 ) -> Path:
     """Train `model` in place and return out_dir/model. `draw(rng, n)` gives n items.
 
     `watch()` is called every `watch_every` steps and after the last; its numbers join the log, it must change nothing.
-    `environment` answers the model between its turns (samples.Environment).
+    `environment` answers the model between its turns (samples.Environment). In a `world` of several processes each
+    samples, judges and learns its share of a step; the first one watches, records and raises alarms.
     """
     out_dir = Path(out_dir)
+    if settings.async_rollouts and world.size > 1:
+        raise ConfigError("async_rollouts works in one process", hint="set async_rollouts=false under torchrun")
     if settings.async_rollouts and lora_layers(model):
         raise ConfigError("async_rollouts and LoRA do not go together", hint="leave one of them out")
     reference = copy.deepcopy(model).requires_grad_(False) if settings.beta else None
     loop = Loop(
         model,
-        build_optimizer(model, settings),
+        build_optimizer(model, settings, world),
         settings,
         out_dir,
         settings.steps,
@@ -71,14 +76,15 @@ def run_grpo(
         add_files=add_files,
         memory={"num_tokens": 0, "stop_streak": 0, **fresh_memory(settings)},
         companions={"reference": reference} if reference is not None else {},
+        world=world,
     )
 
-    with MetricsWriter(out_dir / "samples.jsonl") as writer:
+    with loop.writer("samples.jsonl") as writer:
 
         def start(first: int) -> StepFn:
             writer.truncate_after(first)
             run = make_run(loop, dialect, draw, rewards, reference, writer, environment)  # after the memory is restored
-            watchman = Watchman(out_dir, progress, first)
+            watchman = Watchman(out_dir, progress, first) if world.first else None
             if run.recorder is not None:
                 run.recorder.truncate_after(first)
 
@@ -86,9 +92,10 @@ def run_grpo(
                 metrics = grpo_step(run, step)
                 if watch is not None and watch_every and ((step + 1) % watch_every == 0 or step + 1 == settings.steps):
                     with merged(loop.model):
-                        metrics |= watch()
+                        metrics |= world.once(watch)
                 _apply_stop_rule(loop, settings.stop_when, metrics)
-                watchman.look(step + 1, metrics)
+                if watchman is not None:
+                    watchman.look(step + 1, metrics)
                 return metrics
 
             return step_fn
@@ -138,14 +145,14 @@ def make_run(
     dtype = torch.bfloat16 if s.rollout_bf16 else None
     engine = Engine(loop.model, max_batch=s.max_batch, compute_dtype=dtype)
     source = Source(
-        Sampler(engine, dialect, s, environment),
+        Sampler(engine, dialect, s, environment, loop.world),
         draw,
         rewards,
         PromptBook(memory["prompts"]) if s.choice == "variance" else None,
         Replay(memory["replay"], s.replay_groups, s.replay_max_age) if s.replay_groups else None,
     )
     ahead = Ahead(loop.model, source, memory["ahead"]) if s.async_rollouts else None
-    recorder = Recorder(loop.out_dir, s.record, dialect) if s.record != "none" else None
+    recorder = Recorder(loop.out_dir, s.record, dialect) if s.record != "none" and loop.world.first else None
     return Run(loop, s, source, reference, writer, ahead, recorder)
 
 
@@ -163,8 +170,9 @@ def grpo_step(run: Run, step: int) -> Metrics:
     began = time.perf_counter()
     learnt = [*rollout.kept, *rollout.replayed]
     update = update_policy(
-        loop.model, loop.optimizer, learnt, settings, loop.lr_factor(step), run.reference, bonus_weight(loop, settings)
-    )
+        loop.model, loop.optimizer, learnt, settings, loop.lr_factor(step), run.reference, bonus_weight(loop, settings),
+        loop.world,
+    )  # fmt: skip
     update_seconds = time.perf_counter() - began
     if run.ahead is not None and sampling_ahead:
         run.ahead.finish(step + 1)

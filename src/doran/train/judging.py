@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from doran.base.errors import DoranError
+from doran.parallel.world import SOLO, World
 from doran.tasks.rewards import RewardFailed
 from doran.train.advantage import advantages
 from doran.train.grpo_settings import GrpoSettings
@@ -50,14 +51,21 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def score(samples: list[Sample], rewards: Sequence[Reward], s: GrpoSettings, group_size: int | None = None) -> Tensor:
+def score(
+    samples: list[Sample],
+    rewards: Sequence[Reward],
+    s: GrpoSettings,
+    group_size: int | None = None,
+    world: World = SOLO,
+) -> Tensor:
     """Fill in rewards and advantages; returns the total rewards (P, G). DoranError if a reward function misbehaves.
 
+    Of several processes each judges its share of the groups.
     A sample with a fault stands in the table with the mean of its group: its advantage is 0 and it is not learnt from.
     """
     group_size = group_size or s.group_size
     for part in rewards:
-        for sample, value in zip(samples, judge(part, samples, s), strict=True):
+        for sample, value in zip(samples, _judge_together(part, samples, s, group_size, world), strict=True):
             if value is not None:
                 sample.rewards[part.name] = value
                 sample.reward += part.weight * value
@@ -81,6 +89,25 @@ def set_advantages(samples: list[Sample], rewards: Sequence[Reward], s: GrpoSett
     for sample, advantage in zip(samples, values_PG.flatten().tolist(), strict=True):
         sample.advantage = 0.0 if sample.fault else advantage
     return rewards_PG
+
+
+def _judge_together(
+    part: Reward, samples: list[Sample], s: GrpoSettings, group_size: int, world: World
+) -> list[float | None]:
+    """`judge`, the groups shared out."""
+    if world.size == 1:
+        return judge(part, samples, s)
+
+    def work(own: range) -> list[tuple[float | None, str | None]]:
+        mine = samples[own.start * group_size : own.stop * group_size]
+        values = judge(part, mine, s) if mine else []
+        return [(value, x.fault) for value, x in zip(values, mine, strict=True)]
+
+    values = []
+    for sample, (value, fault) in zip(samples, world.spread(len(samples) // group_size, work), strict=True):
+        sample.fault = fault
+        values.append(value)
+    return values
 
 
 def judge(part: Reward, samples: list[Sample], s: GrpoSettings) -> list[float | None]:

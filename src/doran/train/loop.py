@@ -4,6 +4,7 @@
 
 A step depends on nothing but the weights, the optimizer and its own number, so a run that was killed and started again
 ends with the same weights, bit for bit. `model/` appears complete, by rename, after the last step, and never otherwise.
+In a world of several processes all run the loop, and the first alone writes.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from doran.base.config import later
-from doran.base.errors import ArtifactError, BudgetReached, ConfigError, Interrupted, NumericsError
+from doran.base.errors import ArtifactError, BudgetReached, ConfigError, DoranError, Interrupted, NumericsError
 from doran.base.files import disk_errors, fsync_folder
-from doran.base.runlog import MetricsWriter, Progress
+from doran.base.runlog import MetricsWriter, Progress, Unwritten
 from doran.layers.lora import PARTS, lora_layers, merged
 from doran.models.adapters import save_adapter
 from doran.models.decoder import Decoder
 from doran.models.weights import save_model
+from doran.parallel.world import SOLO, World
 from doran.train import checkpoint
 from doran.train.optim import Optimizer, OptimSettings
 from doran.train.schedule import ScheduleName, lr_factor
@@ -77,10 +79,12 @@ class Loop:
     progress: Progress | None = None
     shown: tuple[str, ...] = ("loss", "lr")
     add_files: Callable[[Path], None] | None = None
+    save: Callable[[Decoder, Path], None] = save_model  # how the finished model is written
     memory: dict[str, Any] = field(default_factory=dict)
     companions: dict[str, nn.Module] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)  # what else must be the same to continue, e.g. a data hash
     stop: bool = False  # a step may set it: that step was the last
+    world: World = SOLO
 
     def run(self, start: Callable[[int], StepFn]) -> Path:
         """Run what is left and return the model folder. `start(step)` is called once, with the step to begin from.
@@ -91,12 +95,16 @@ class Loop:
         self.model.activation_checkpointing = self.settings.activation_checkpointing
         step = self._resume()
         if step < self.total_steps and not self.stop:
-            self._drop_model()
-            rows = MetricsWriter(self.out_dir / "metrics.jsonl")
+            self.world.once(self._drop_model)
+            rows = self.writer("metrics.jsonl")
             with flushed_denormals(), rows as writer, interruptible() as interrupted:
                 writer.truncate_after(step)
                 self._steps(step, start(step), writer, interrupted)
         return self._finish()
+
+    def writer(self, name: str) -> MetricsWriter:
+        """The JSONL file `name` in the run's folder, for the process that writes."""
+        return MetricsWriter(self.out_dir / name) if self.world.first else Unwritten()
 
     def lr_factor(self, step: int) -> float:
         """Factor on the peak learning rates in `step`."""
@@ -123,9 +131,11 @@ class Loop:
                 writer.write(row)
                 if self.progress is not None:
                     self.progress.update(done, **{name: row[name] for name in self.shown if name in row})
-            last, stopped = done == self.total_steps or self.stop, interrupted()
+            last = done == self.total_steps or self.stop
             spent = None if last or self.progress is None else self.progress.out_of_budget()
-            if last or stopped or spent or self._due(done, time.perf_counter() - saved_at):
+            told = self.world.gather((interrupted(), spent, self._due(done, time.perf_counter() - saved_at)))
+            stopped, (_, spent, due) = any(flag for flag, *_ in told), told[0]  # clocks differ: the first one's counts
+            if last or stopped or spent or due:
                 self._save(done)
                 saved_at = time.perf_counter()
             if stopped and not last:
@@ -155,11 +165,13 @@ class Loop:
         for key, module in {"model": self.model, **self.companions}.items():
             tensors |= {f"{key}/{name}": t for name, t in module_tensors(module).items()}
         state = {"settings": self._identity(), "memory": self.memory, "stop": self.stop}
-        checkpoint.save(self.out_dir / "checkpoints", done, tensors, state)
+        self.world.once(lambda: checkpoint.save(self.out_dir / "checkpoints", done, tensors, state))
 
     def _resume(self) -> int:
         found = checkpoint.load_latest(self.out_dir / "checkpoints")
+        self._require_one_folder(0 if found is None else found.step)
         if found is None:
+            self.world.copy_from_first(self.model.state_dict().values())
             return 0
         _same_settings(found.state["settings"], self._identity(), self.out_dir)
         for key, module in {"model": self.model, **self.companions}.items():
@@ -169,6 +181,15 @@ class Loop:
         self.stop = found.state["stop"]
         return found.step
 
+    def _require_one_folder(self, step: int) -> None:
+        """Processes on several machines must see the same checkpoints (DoranError)."""
+        steps = self.world.gather(step)
+        if len(set(steps)) > 1:
+            raise DoranError(
+                f"{self.out_dir}: the processes see checkpoints of different steps, {min(steps)} to {max(steps)}",
+                hint="give an output folder that all machines share",
+            )
+
     def _identity(self) -> dict[str, Any]:
         return {**self.settings.model_dump(mode="json"), **self.identity}
 
@@ -177,20 +198,22 @@ class Loop:
         shutil.rmtree(self.out_dir / "model", ignore_errors=True)
 
     def _finish(self) -> Path:
-        final, beside = self.out_dir / "model", self.out_dir / ".model-writing"
-        if final.exists():
-            return final
+        final = self.out_dir / "model"
+        if not self.world.once(final.exists):
+            self.world.once(lambda: self._write_model(final, self.out_dir / ".model-writing"))
+        return final
+
+    def _write_model(self, final: Path, beside: Path) -> None:
         with disk_errors(final):
             shutil.rmtree(beside, ignore_errors=True)
             with merged(self.model):
-                save_model(self.model, beside)
+                self.save(self.model, beside)
             if lora_layers(self.model):
                 save_adapter(self.model, beside / "adapter")
             if self.add_files is not None:
                 self.add_files(beside)
             os.rename(beside, final)
             fsync_folder(self.out_dir)
-        return final
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ T tokens of a pack, D hidden_size.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +27,8 @@ from doran.data.packing import Pack
 from doran.layers.attention import PackedAttend
 from doran.layers.moe import RouterStats, update_router_bias
 from doran.models.decoder import Decoder
-from doran.train.batch import ROUND_TOKENS
+from doran.parallel.world import SOLO, World
+from doran.train.batch import ROUND_TOKENS, own_part
 from doran.train.loop import Loop, LoopSettings, Metrics, StepFn
 from doran.train.losses import IGNORE, linear_cross_entropy, mtp_targets
 from doran.train.optim import Optimizer, build_optimizer
@@ -62,15 +64,17 @@ def run_pretrain(
     progress: Progress | None = None,
     add_files: Callable[[Path], None] | None = None,
     identity: Mapping[str, Any] | None = None,
+    world: World = SOLO,
 ) -> Path:
     """Train `model` in place and return out_dir/model. `batches(n)` yields the micro-batches from number n on.
 
     They must be the same at every call: `lambda n: Packer(stream(), settings.tokens_per_batch).skip(n)`. `identity`:
-    what else must be the same to continue, such as {"data": corpus.digest}.
+    what else must be the same to continue, such as {"data": corpus.digest}. In a `world` of several processes all give
+    the same packs, and each trains on its share of every one.
     """
     loop = Loop(
         model,
-        build_optimizer(model, settings),
+        build_optimizer(model, settings, world),
         settings,
         Path(out_dir),
         settings.steps,
@@ -78,6 +82,7 @@ def run_pretrain(
         shown=("loss", "mtp_loss", "tokens_per_second", "mfu"),
         add_files=add_files,
         identity=dict(identity or {}),
+        world=world,
     )
 
     def start(first: int) -> StepFn:
@@ -97,8 +102,8 @@ def lm_step_fn(loop: Loop, take: Callable[[int], Sequence[Pack]]) -> StepFn:
     def step_fn(step: int) -> Metrics:
         packs = take(step)
         began = time.perf_counter()
-        metrics = lm_step(loop.model, loop.optimizer, packs, settings, loop.lr_factor(step))
-        needed = flops(mean_context(packs)) * metrics["tokens"]
+        metrics = lm_step(loop.model, loop.optimizer, packs, settings, loop.lr_factor(step), loop.world)
+        needed = flops(mean_context(packs)) * metrics["tokens"] / loop.world.size
         return metrics | {"mfu": needed / peak / (time.perf_counter() - began)}
 
     return step_fn
@@ -119,20 +124,30 @@ def training_flops(config: ModelConfig, with_mtp: bool) -> Callable[[float], flo
 
 
 def lm_step(
-    model: Decoder, optimizer: Optimizer, packs: Sequence[Pack], settings: LmSettings, lr_factor: float
+    model: Decoder,
+    optimizer: Optimizer,
+    packs: Sequence[Pack],
+    settings: LmSettings,
+    lr_factor: float,
+    world: World = SOLO,
 ) -> Metrics:
-    """One update on `packs`, whose losses share one mean over all their target tokens."""
+    """One update on `packs`, whose losses share one mean over all their target tokens, wherever they are computed."""
     total = sum(int((p.targets_T != IGNORE).sum()) for p in packs)
     metrics: Metrics = {"tokens": sum(p.tokens_T.numel() for p in packs), "loss_tokens": total}
     # Loads add up over the packs; balance losses are each pack's own.
     stats = RouterStats(balance=bool(settings.balance_alpha))
-    for pack in packs:
+    seen: Metrics = {}
+    for whole in packs:
+        pack, share = own_part(whole, world, round(1 / settings.mtp_share))
         with torch.autocast(pack.tokens_T.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
-            objective, parts = lm_loss(model, pack, stats, settings, total, len(packs))
+            with stats.counting(share > 0):
+                objective, parts = lm_loss(model, pack, stats, settings, total, len(packs) / share if share else math.inf)
         objective.backward()
         for name, value in parts.items():
-            metrics[name] = metrics.get(name, 0.0) + value.detach()
+            seen[name] = seen.get(name, 0.0) + value.detach()
+    metrics |= world.sums(seen)
     metrics["grad_norm"] = optimizer.step(lr_factor)
+    world.add_up(stats.loads.values())
     if stats.loads:
         metrics["max_violation"] = max_violation(stats)
         if settings.router_bias_gamma:
@@ -141,9 +156,13 @@ def lm_step(
 
 
 def lm_loss(
-    model: Decoder, pack: Pack, stats: RouterStats, settings: LmSettings, total: int, num_packs: int
+    model: Decoder, pack: Pack, stats: RouterStats, settings: LmSettings, total: int, num_packs: float
 ) -> tuple[Tensor, Metrics]:
-    """(what to minimise, {loss, mtp_loss, balance_loss}) of one pack; `total`: targets in all `num_packs` packs."""
+    """(what to minimise, {loss, mtp_loss, balance_loss}) of one pack; `total`: targets in all `num_packs` packs.
+
+    Of a pack that is divided this is one process's part, and the parts add up; `num_packs` is then larger, since this
+    part's mean over sequences (the balance loss) counts for its share of them.
+    """
     attend = PackedAttend(pack.cu_seqlens)
     h_TD = model(pack.tokens_T, pack.positions_T, attend, stats)
     objective, seen = linear_cross_entropy(

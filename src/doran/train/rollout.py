@@ -84,7 +84,7 @@ def roll_out(source: Source, step: int, ahead: list[Sample] | None = None) -> Ro
         else:
             batch = ahead or _sample(source, rollout, step, attempt, missing)
             sampled = time.perf_counter()
-            table = score(batch, source.rewards, s)
+            table = score(batch, source.rewards, s, world=source.sampler.world)
             rollout.sample_seconds += sampled - began
             rollout.score_seconds += time.perf_counter() - sampled
             rollout.samples += batch
@@ -151,7 +151,7 @@ def _probe(source: Source, rollout: Rollout, step: int, attempt: int, missing: i
 
 def _scored(source: Source, rollout: Rollout, samples: list[Sample], group_size: int) -> Tensor:
     began = time.perf_counter()
-    table = score(samples, source.rewards, source.sampler.settings, group_size)
+    table = score(samples, source.rewards, source.sampler.settings, group_size, source.sampler.world)
     rollout.score_seconds += time.perf_counter() - began
     return table
 

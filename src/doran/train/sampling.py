@@ -2,7 +2,8 @@
 
 Every prompt has its own seed, named by the run's seed, the step and its place, so groups draw independently and a step
 can be sampled again. A turn after the first is a new request whose prompt is all that was said so far: tokens, never
-text, so what is learnt is what was sampled.
+text, so what is learnt is what was sampled. Several processes sample a share of the prompts each and tell each other;
+whose share a prompt is in changes nothing of its completions.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from doran.base.errors import DataError, DoranError
 from doran.base.rng import seed_for
 from doran.engine.engine import Engine
 from doran.engine.request import Completion, SamplingParams
+from doran.parallel.world import SOLO, World
 from doran.train.grpo_settings import GrpoSettings
 from doran.train.samples import Dialect, Environment, Reply, Sample, item_key
 
+Said = tuple[Completion, "list[bool] | None", "str | None"]
+"""What was sampled, its mask, its fault."""
 LONGEST_PERIOD, FEWEST_COPIES, SHORTEST_CIRCLE = 48, 4, 48
 
 
@@ -29,6 +33,7 @@ class Sampler:
     dialect: Dialect
     settings: GrpoSettings
     environment: Environment | None = None
+    world: World = SOLO
 
     def groups(
         self,
@@ -41,18 +46,23 @@ class Sampler:
         """`n` completions of each item (default: group_size), group by group. `when`: (step, attempt)."""
         s, n = self.settings, n or self.settings.group_size
         prompts = [list(self.dialect.encode(item)) for item in items]
-        params = [self._params(s.max_new_tokens, seed_for(stream, s.seed, *when, i)) for i in range(len(items))]
-        groups = self.engine.generate(prompts, params, n=n)
-        samples = [
-            Sample(item, first_group + i, prompts[i], completion, "")
-            for i, item in enumerate(items)
-            for completion in groups[i]
+
+        def work(own: range) -> list[Said]:
+            params = [self._params(s.max_new_tokens, seed_for(stream, s.seed, *when, i)) for i in own]
+            groups = self.engine.generate([prompts[i] for i in own], params, n=n)
+            samples = [
+                Sample(items[i], first_group + i, prompts[i], completion, "")
+                for i, group in zip(own, groups, strict=True)
+                for completion in group
+            ]
+            if self.environment is not None or s.stop_repeats_after:
+                self._go_on(samples, when, stream, own.start * n)
+            return [(x.completion, x.mask, x.fault) for x in samples]
+
+        return [
+            Sample(items[j // n], first_group + j // n, prompts[j // n], c, self.dialect.text(c), mask=mask, fault=fault)
+            for j, (c, mask, fault) in enumerate(self.world.spread(len(items), work))
         ]
-        if self.environment is not None or s.stop_repeats_after:
-            self._go_on(samples, when, stream)
-        for sample in samples:
-            sample.text = self.dialect.text(sample.completion)
-        return samples
 
     def usable(self, items: Sequence[Any]) -> list[Any]:
         """Items whose prompt has tokens and leaves room to answer. on_fault=stop: DataError for the first other one."""
@@ -79,8 +89,9 @@ class Sampler:
             max_new_tokens=budget, temperature=s.temperature, top_p=s.top_p, seed=seed, stop_token_ids=stops
         )
 
-    def _go_on(self, samples: list[Sample], when: tuple[int, int], stream: str) -> None:
-        """Further turns, or slices of long completions, until nobody has anything to add."""
+    def _go_on(self, samples: list[Sample], when: tuple[int, int], stream: str, first: int) -> None:
+        """Further turns, or slices of long completions, until nobody has anything to add. `first`: the first sample's
+        place among those of all processes."""
         replies: list[Reply | None] = [self.environment.begin(x.item) if self.environment else None for x in samples]
         said = [0] * len(samples)  # tokens before the current turn
         turns = [1] * len(samples)
@@ -90,7 +101,7 @@ class Sampler:
             number += 1
             prompts = [samples[i].prompt_ids + samples[i].completion.token_ids for i in active]
             budgets = [self.settings.max_new_tokens - samples[i].length for i in active]
-            seeds = [seed_for(stream, self.settings.seed, *when, "turn", number, i) for i in active]
+            seeds = [seed_for(stream, self.settings.seed, *when, "turn", number, first + i) for i in active]
             params = [self._params(*both) for both in zip(budgets, seeds, strict=True)]
             for i, (more,) in zip(active, self.engine.generate(prompts, params), strict=True):
                 _extend(samples[i], more.token_ids, more.logprobs, True, more.finish_reason)

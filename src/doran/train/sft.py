@@ -17,6 +17,7 @@ from doran.base.rng import python_rng
 from doran.base.runlog import Progress
 from doran.data.packing import Pack
 from doran.models.decoder import Decoder
+from doran.parallel.world import SOLO, World
 from doran.train.batch import ROUND_TOKENS, pack
 from doran.train.loop import Loop, StepFn
 from doran.train.optim import build_optimizer
@@ -44,6 +45,7 @@ def run_sft(
     out_dir: Path,
     progress: Progress | None = None,
     add_files: Callable[[Path], None] | None = None,
+    world: World = SOLO,
 ) -> Path:
     """Fine-tune `model` in place and return out_dir/model. DataError names the first sample that cannot be used."""
     check_samples(samples, settings.max_length)
@@ -52,7 +54,7 @@ def run_sft(
         progress.total_steps = len(plan)
     loop = Loop(
         model,
-        build_optimizer(model, settings),
+        build_optimizer(model, settings, world),
         settings,
         Path(out_dir),
         len(plan),
@@ -60,6 +62,7 @@ def run_sft(
         shown=("loss", "lr", "tokens_per_second"),
         add_files=add_files,
         identity={"samples": digest(samples)},
+        world=world,
     )
     device = next(model.parameters()).device
 

@@ -1,6 +1,7 @@
 """The policy update of one rollout: packs by tokens, logprobs, the GRPO loss, one or several optimizer steps.
 
 N completion tokens of a pack, in the order of its samples. Plain functions, to profile or compile on their own.
+Several processes get the same samples and pack a share each; weights are those of the whole step, so gradients add up.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from doran.data.packing import Pack
 from doran.layers.attention import PackedAttend
 from doran.layers.moe import RouterStats, update_router_bias
 from doran.models.decoder import Decoder
-from doran.train.batch import ROUND_TOKENS, by_tokens, pack
+from doran.parallel.world import SOLO, World
+from doran.train.batch import ROUND_TOKENS, by_tokens, idle_pack, pack
 from doran.train.grpo_settings import GrpoSettings
 from doran.train.loop import Metrics
 from doran.train.losses import (
@@ -60,6 +62,7 @@ def update_policy(
     lr_factor: float,
     reference: Decoder | None = None,
     entropy_coef: float | None = None,
+    world: World = SOLO,
 ) -> Metrics:
     """Train on `samples` (whole groups). Metrics are token-weighted means. No sample that counts, no update.
 
@@ -68,7 +71,8 @@ def update_policy(
     if entropy_coef is not None:
         s = s.model_copy(update={"entropy_coef": entropy_coef})
     samples = [x for x in samples if not (s.mask_truncated and x.truncated) and x.num_learned]
-    plan = [micro_batches(chunk, s, next(model.parameters()).device) for chunk in split_groups(samples, s.minibatches)]
+    device = next(model.parameters()).device
+    plan = [micro_batches(chunk, s, device, world) for chunk in split_groups(samples, s.minibatches)]
     micros = [micro for minibatch in plan for micro in minibatch]
     if not micros:
         return {"loss": 0.0, "grad_norm": 0.0, "updates": 0}
@@ -82,19 +86,22 @@ def update_policy(
         began = time.perf_counter()
         for micro in micros:
             score_exactly(model, micro, s)
+        tell_exact(samples, world)
         means.add({"time/exact": time.perf_counter() - began}, 1)
     for epoch in range(s.update_epochs):
         for number, minibatch in enumerate(plan):
             stats = RouterStats(balance=bool(s.balance_alpha))
             for micro in minibatch:
-                accumulate(model, micro, s, stats, len(minibatch), means, first=epoch == 0 and number == 0)
+                first = epoch == 0 and number == 0
+                accumulate(model, micro, s, stats, len(minibatch) * world.size, means, first)
             means.add({"grad_norm": optimizer.step(lr_factor)}, 1)
+            world.add_up(stats.loads.values())
             if stats.loads:
                 means.add({"max_violation": max_violation(stats)}, 1)
                 if s.router_bias_gamma:
                     update_router_bias(model, stats, s.router_bias_gamma)
     updates = len(plan) * s.update_epochs
-    return means.result(updates) | {"updates": updates}
+    return means.result(updates, world) | {"updates": updates}
 
 
 def accumulate(
@@ -106,7 +113,12 @@ def accumulate(
     means: _Means,
     first: bool,
 ) -> None:
-    """Add one micro-batch's gradient to the parameters, and what is worth knowing to `means`."""
+    """Add one micro-batch's gradient to the parameters, and what is worth knowing to `means`.
+
+    `num_micros`: of the optimizer step, over which losses that are means of a micro-batch are averaged.
+    """
+    if not micro.samples:
+        return take_part(model, micro.batch, s, stats)
     attend = PackedAttend(micro.batch.cu_seqlens)
     with torch.autocast(micro.batch.tokens_T.device.type, dtype=torch.bfloat16, enabled=s.bf16):
         h_TD, logprobs_N, entropy_N = completion_logprobs(model, micro.batch, s.temperature, attend, stats)
@@ -141,6 +153,14 @@ def accumulate(
             means.gap(sampled_N[fresh_N], old_N[fresh_N], "gap/sampler_")
             sampled_N = micro.exact_logprobs_N
         means.gap(sampled_N[fresh_N], old_N[fresh_N])
+
+
+def take_part(model: Decoder, batch: Pack, s: GrpoSettings, stats: RouterStats) -> None:
+    """An empty share: a forward and a backward of zeros, since other processes may need this one's weights meanwhile."""
+    with torch.autocast(batch.tokens_T.device.type, dtype=torch.bfloat16, enabled=s.bf16), stats.counting(False):
+        h_TD = model(batch.tokens_T, batch.positions_T, PackedAttend(batch.cu_seqlens), stats)
+        nothing = model.logits(h_TD).sum() * 0.0
+    nothing.backward()
 
 
 def completion_logprobs(
@@ -181,6 +201,14 @@ def score_exactly(model: Decoder, micro: MicroBatch, s: GrpoSettings) -> None:
         sample.exact_logprobs = part.tolist()
 
 
+def tell_exact(samples: Sequence[Sample], world: World) -> None:
+    """Every process learns the logprobs that the others have scored."""
+    if world.size > 1:
+        for found in world.gather({i: x.exact_logprobs for i, x in enumerate(samples) if x.exact_logprobs}):
+            for i, logprobs in found.items():
+                samples[i].exact_logprobs = logprobs
+
+
 def mtp_loss(model: Decoder, batch: Pack, h_TD: Tensor, attend: PackedAttend, num_micros: int) -> Tensor:
     """How well the MTP module drafts this policy's own completions; the main model is not to learn from it."""
     next_tokens_T, targets_T = mtp_targets(batch.tokens_T, batch.targets_T, batch.cu_seqlens)
@@ -210,26 +238,32 @@ def split_groups(samples: Sequence[Sample], minibatches: int) -> list[list[Sampl
     ]
 
 
-def micro_batches(samples: list[Sample], s: GrpoSettings, device: torch.device | str = "cpu") -> list[MicroBatch]:
-    """The samples of one optimizer step in packs of at most `tokens_per_micro_batch`; weights are the whole step's."""
+def micro_batches(
+    samples: list[Sample], s: GrpoSettings, device: torch.device | str = "cpu", world: World = SOLO
+) -> list[MicroBatch]:
+    """The samples of one optimizer step in packs of at most `tokens_per_micro_batch`; weights are the whole step's.
+
+    Of several processes each packs its own hand, as many packs as the others: empty ones make up the number.
+    """
     lengths_S = torch.tensor([x.num_learned for x in samples])
     weights_S = aggregation_weights(lengths_S, s.aggregation, max_length=s.max_new_tokens)
     totals = [len(x.prompt_ids) + x.length - 1 for x in samples]
-    return [
-        _micro_batch([samples[i] for i in ids], weights_S[ids], device)
-        for ids in by_tokens(totals, s.tokens_per_micro_batch)
-    ]
+    hands = world.deal(totals) if world.size > 1 else [list(range(len(samples)))]
+    packed = [by_tokens([totals[i] for i in hand], s.tokens_per_micro_batch) for hand in hands]
+    own = [[hands[world.rank][j] for j in ids] for ids in packed[world.rank]]
+    own += [[]] * (max(map(len, packed)) - len(own))
+    return [_micro_batch([samples[i] for i in ids], weights_S[ids], device) for ids in own]
 
 
 def _micro_batch(samples: list[Sample], weights_S: Tensor, device: torch.device | str) -> MicroBatch:
-    lengths_S = torch.tensor([x.num_learned for x in samples], device=device)
+    lengths_S = torch.tensor([x.num_learned for x in samples], dtype=torch.long, device=device)
     per_token = lambda values_S: values_S.to(device).repeat_interleave(lengths_S)  # noqa: E731
     masked = [
         ([*x.prompt_ids, *x.completion.token_ids], [False] * len(x.prompt_ids) + (x.mask or [True] * x.length))
         for x in samples
     ]
     return MicroBatch(
-        batch=pack(masked, device, ROUND_TOKENS),
+        batch=pack(masked, device, ROUND_TOKENS) if samples else idle_pack(device),
         samples=samples,
         rollout_logprobs_N=torch.tensor([p for x in samples for p in x.learned_logprobs], device=device),
         advantages_N=per_token(torch.tensor([x.advantage for x in samples])),
@@ -262,6 +296,8 @@ class _Means:
         seen = {f"{name}mean": difference_N.mean(), f"{name}kl": k3(rollout_N, trainer_N).mean()}
         self.add(seen, rollout_N.numel())
 
-    def result(self, updates: int) -> Metrics:
-        means = {name: total / self.weights[name] for name, total in self.sums.items()}
-        return means | {"loss": self.loss / updates, "gap/max": 0.0} | self.highest
+    def result(self, updates: int, world: World = SOLO) -> Metrics:
+        sums, weights = world.sums(self.sums), world.sums(self.weights)
+        means = {name: total / weights[name] for name, total in sums.items()}
+        loss, highest = world.sums({"loss": self.loss})["loss"], world.highest(self.highest)
+        return means | {"loss": loss / updates, "gap/max": 0.0} | highest
