@@ -23,6 +23,7 @@ from doran.cli.asking import (
     prompt_style,
     train_in,
 )
+from doran.cli.environment import EnvironmentFile, load_environment
 from doran.cli.loading import Opened, model_folder, open_model
 from doran.cli.options import DataFile, Limit, ModelDir, Overrides, TaskName, Threads, use_threads
 
@@ -43,6 +44,7 @@ def main(
             "--reward", metavar="NAME=WEIGHT", help="accuracy, format, regex:PATTERN, FILE.py:FUNCTION, ...; repeat."
         ),
     ] = None,
+    environment: EnvironmentFile = None,
     language: Language = "mixed",
     style: Style = "auto",
     pool: Annotated[int, typer.Option("--pool", metavar="N", min=1, help="Training questions to draw from.")] = 4000,
@@ -67,7 +69,7 @@ def main(
     OUT holds metrics.jsonl, rollouts/ (see doran rollouts), checkpoints/ and at the end model/. Ctrl-C stops after a
     checkpoint, and the same command goes on. Rewards are accuracy=1 and format=0.1 unless given; others are language,
     no_leak, exact, choice, math, regex:PATTERN, json_schema:FILE.json, length:MIN-MAX (words), FILE.py:FUNCTION (a
-    function of yours) and judge:URL?model=NAME (another model).
+    function of yours) and judge:URL?model=NAME (another model). --environment gives the model a tool or an opponent.
 
     Example: doran rl --model DIR --task gsm8k --data train.jsonl.gz --out runs/mine train.steps=200 train.lr=1e-6
     """
@@ -93,11 +95,13 @@ def main(
         facts: dict[str, Any] = {"verb": "rl", "model": str(model), "task": task}
         facts |= {"data": str(data) if data else None, "pool": pool, "task settings": settings.task}
         facts |= {"rewards": weights, "language": language, "style": style}
+        facts |= {"environment": environment} if environment else {}
         opened = open_model(folder)
         train = adapt(opened.model, lora, train)
-        claim(out, facts | lora)
         tokenizer = opened.tokenizer
         assert tokenizer is not None
+        talk = load_environment(environment, tokenizer) if environment else None
+        claim(out, facts | lora)
         wrap = prompt_style(tokenizer, style)[1]
         look = held_out(opened, asked, wrap, train, watch_items, language) if watch_every else None
         with metered(out, "rl", train.seed, budget, {"model": folder, **({"data": data} if data else {})}) as meter:
@@ -106,6 +110,7 @@ def main(
                 lambda progress: run_grpo(
                     opened.model, dialect(tokenizer, wrap), drawing(questions, {task: 1.0}), parts, train, out,
                     progress, beside_weights(tokenizer, folder), watch=look, watch_every=watch_every,
+                    environment=talk,
                 ),
                 meter,
             )  # fmt: skip
