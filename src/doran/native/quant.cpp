@@ -69,8 +69,8 @@ extern "C" int64_t qmatmul(int64_t fmt, int64_t isa, const void* x, int64_t x_bf
             const Tile& t = tiles[i / TILE];
             int r = int(i % TILE);
             if (r >= t.rows) continue;
-            if (x_bf16) quantise_row((const bf16*)x + (t.first + r) * ldx, k, r, t);
-            else quantise_row((const float*)x + (t.first + r) * ldx, k, r, t);
+            if (x_bf16) quantise_row(fmt, (const bf16*)x + (t.first + r) * ldx, k, r, t);
+            else quantise_row(fmt, (const float*)x + (t.first + r) * ldx, k, r, t);
         }
         alignas(64) float out[TILE * PANEL];
 #pragma omp for schedule(dynamic, at_once)

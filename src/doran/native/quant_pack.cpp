@@ -46,19 +46,19 @@ static void read_chunk(int64_t source, const uint8_t* row, const uint16_t* scale
 static void write_scales(int64_t source, const uint8_t* row, const uint16_t* scale, int64_t c, uint8_t* out, int r) {
     if (source == S_Q4_K) {
         const uint8_t *b = row + c / 8 * 144, *q = b + 4;
-        uint8_t* s = out + c / 8 * 320;
+        uint8_t* s = out + q_block_at(Q_Q4K, c);
         int j = int(c % 8);
         std::memcpy(s + 2 * r, b, 2), std::memcpy(s + 32 + 2 * r, b + 2, 2);
         s[64 + 16 * j + r] = j < 4 ? q[j] & 63 : (q[j + 4] & 15) | ((q[j - 4] >> 6) << 4);
         s[192 + 16 * j + r] = j < 4 ? q[j + 4] & 63 : (q[j + 4] >> 4) | ((q[j] >> 6) << 4);
     } else if (source == S_Q6_K) {
         const uint8_t* b = row + c / 8 * 210;
-        uint8_t* s = out + c / 8 * 288;
+        uint8_t* s = out + q_block_at(Q_Q6K, c);
         std::memcpy(s + 2 * r, b + 208, 2);
         s[32 + c % 8 * 32 + r] = b[192 + c % 8 * 2], s[48 + c % 8 * 32 + r] = b[193 + c % 8 * 2];
     } else {
         const void* from = source == S_Q8_0 ? (const void*)(row + c * 34) : source == S_Q4_0 ? (const void*)(row + c * 18) : (const void*)(scale + c);
-        std::memcpy(out + c * 32 + 2 * r, from, 2);
+        std::memcpy(out + q_block_at(format_of(source), c) + c % 2 * 32 + 2 * r, from, 2);
     }
 }
 static void write_codes(int64_t fmt, const uint8_t u[CHUNK], uint8_t* out, int r) {
@@ -87,7 +87,7 @@ extern "C" int64_t qpack(int64_t source, const uint8_t* rows, const uint16_t* sc
     uintptr_t page = uintptr_t(1) << 21, from = (uintptr_t(out) + page - 1) / page * page, to = uintptr_t(out + total) / page * page;
     if (to > from) madvise((void*)from, to - from, MADV_HUGEPAGE);
 #endif
-    int64_t bytes = q_panel_bytes(fmt, k), step = q_chunk_bytes(fmt), head = q_scale_bytes(fmt, k), width = row_bytes(source, k);
+    int64_t bytes = q_panel_bytes(fmt, k), width = row_bytes(source, k);
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < (n + PANEL - 1) / PANEL; p++) {
         uint8_t* panel = out + p * bytes;
@@ -99,7 +99,7 @@ extern "C" int64_t qpack(int64_t source, const uint8_t* rows, const uint16_t* sc
                 uint8_t u[CHUNK];
                 read_chunk(source, row, scale, c, u);
                 write_scales(source, row, scale, c, panel, r);
-                write_codes(fmt, u, panel + head + c * step, r);
+                write_codes(fmt, u, panel + q_codes_at(fmt, c), r);
             }
         }
     }

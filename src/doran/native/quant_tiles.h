@@ -9,44 +9,69 @@
 #include <immintrin.h>
 #endif
 
-static const int TILE = 16;               // rows of x that share one unpacking of the weights
-#ifndef PREFETCH
-#define PREFETCH 8192  // bytes ahead while one or two rows stream through the weights; measured best of 0 to 16384
-#endif
+static const int TILE = 16;  // rows of x that share one unpacking of the weights
 
-// One tile of quantised activations: codes [chunk][row][32], and for each chunk and row a scale, the sum of its codes, and of the first 16.
+template <int F>
+constexpr int offset_of() { return F == Q_INT8 ? 128 : F == Q_INT4 ? 8 : F == Q_Q6K ? 32 : 0; }
+// What a sum of codes is taken times before it is subtracted: the offset, or 1 where the minimum (q4_k) is a float.
+static inline int32_t unit_of(int64_t fmt) { return fmt == Q_INT8 ? 128 : fmt == Q_INT4 ? 8 : fmt == Q_Q6K ? 32 : 1; }
+
+// One tile of quantised activations: codes [chunk][row][32], and for each chunk and row a scale and what its integer sum starts from:
+// minus unit_of times the sum of its codes, `half` that of the first 16.
 struct Tile {
     int rows, padded;  // real rows; rows laid out, one of 1 2 4 8 16
     int64_t first;     // its first row in x and y
     int8_t* codes;
     float* scale;
-    int32_t *sum, *half;
+    int32_t *start, *half;
 };
 
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+static inline __m512 wide16(const float* x) { return _mm512_loadu_ps(x); }
+static inline __m512 wide16(const bf16* x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)x)), 16));
+}
+#endif
+
+// One chunk of a row to int8 codes; returns the scale. Scaled values are within 127, and ties go to even.
+// A NaN or infinity must come out as NaN: the scale carries it, the codes are of no account.
 template <class S>
-static inline void quantise_row(const S* x, int64_t k, int r, const Tile& t) {
+static inline float quantise_chunk(const S* x, int8_t* out, int32_t& first, int32_t& second) {
+    const float huge = 3.4028234e38f;
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    __m512 a = wide16(x), b = wide16(x + 16), size_a = _mm512_abs_ps(a), size_b = _mm512_abs_ps(b);
+    float largest = _mm512_reduce_max_ps(_mm512_max_ps(size_a, size_b));
+    bool bad = _mm512_cmp_ps_mask(size_a, _mm512_set1_ps(huge), _CMP_NLE_UQ) | _mm512_cmp_ps_mask(size_b, _mm512_set1_ps(huge), _CMP_NLE_UQ);
+    __m512 inverse = _mm512_set1_ps(largest > 0.f ? 127.f / largest : 0.f);
+    __m256i q = _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(b, inverse))), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(a, inverse))));
+    _mm256_storeu_si256((__m256i*)out, q);
+    __m256i sums = _mm256_sad_epu8(_mm256_xor_si256(q, _mm256_set1_epi8(char(0x80))), _mm256_setzero_si256());  // of code + 128, by eights
+    first = int32_t(_mm256_extract_epi64(sums, 0) + _mm256_extract_epi64(sums, 1)) - 16 * 128;
+    second = int32_t(_mm256_extract_epi64(sums, 2) + _mm256_extract_epi64(sums, 3)) - 16 * 128;
+#else
+    float v[CHUNK], largest = 0.f;
+    int bad = 0;
+    for (int j = 0; j < CHUNK; j++) v[j] = load(x, j), bad |= !(std::fabs(v[j]) <= huge);
+    for (int j = 0; j < CHUNK; j++) largest = std::max(largest, std::fabs(v[j]));
+    float inverse = largest > 0.f ? 127.f / largest : 0.f;
+    int32_t q[CHUNK];
+    for (int j = 0; j < CHUNK; j++) q[j] = bad ? 0 : int32_t(std::nearbyint(v[j] * inverse));
+    first = second = 0;
+    for (int j = 0; j < CHUNK; j++) out[j] = int8_t(q[j]);
+    for (int j = 0; j < CHUNK / 2; j++) first += q[j], second += q[j + CHUNK / 2];
+#endif
+    return bad ? NAN : largest / 127.f;
+}
+
+template <class S>
+static inline void quantise_row(int64_t fmt, const S* x, int64_t k, int r, const Tile& t) {
+    const int32_t unit = unit_of(fmt);
     for (int64_t c = 0; c < k / CHUNK; c++) {
-        float v[CHUNK], largest = 0.f;
-        for (int j = 0; j < CHUNK; j++) v[j] = load(x, c * CHUNK + j);
-        for (int j = 0; j < CHUNK; j++) largest = std::max(largest, std::fabs(v[j]));
-        float inverse = largest > 0.f ? 127.f / largest : 0.f;
-        int8_t* out = t.codes + (c * t.padded + r) * CHUNK;
-        int32_t q[CHUNK], first = 0, second = 0;
-        for (int j = 0; j < CHUNK; j++) {
-            float shifted = v[j] * inverse + 12582912.f;  // rounds to nearest even; |v * inverse| <= 127
-            std::memcpy(&q[j], &shifted, 4);
-            q[j] = (q[j] << 10) >> 10;  // the low mantissa bits, with their sign: within bounds whatever v was
-        }
-        for (int j = 0; j < CHUNK; j++) out[j] = int8_t(q[j]);
-        for (int j = 0; j < CHUNK / 2; j++) first += q[j];
-        for (int j = CHUNK / 2; j < CHUNK; j++) second += q[j];
         int64_t at = c * t.padded + r;
-        // A NaN or infinity must come out as NaN: the scale carries it, the codes are of no account.
-        int bad = 0;
-        for (int j = 0; j < CHUNK; j++) bad |= !(std::fabs(v[j]) <= 3.4028234e38f);
-        t.scale[at] = bad ? NAN : largest / 127.f;
-        t.sum[at] = first + second;
-        t.half[at] = first;
+        int32_t first, second;
+        t.scale[at] = quantise_chunk(x + c * CHUNK, t.codes + at * CHUNK, first, second);
+        t.start[at] = -unit * (first + second);
+        t.half[at] = -unit * first;
     }
 }
 
@@ -69,7 +94,7 @@ static inline void decode_codes(const uint8_t* p, uint8_t* w) {
 }
 
 template <int F>
-static inline void decode_scales(const uint8_t* scales, int64_t c, Decoded& d) {
+static inline void decode_scales(const uint8_t* s, int64_t c, Decoded& d) {  // `s`: the scales of chunk c's block
     auto half_at = [](const uint8_t* p, int r) {
         uint16_t h;
         std::memcpy(&h, p + 2 * r, 2);
@@ -77,36 +102,35 @@ static inline void decode_scales(const uint8_t* scales, int64_t c, Decoded& d) {
     };
     for (int r = 0; r < PANEL; r++) {
         if (F == Q_Q4K) {
-            const uint8_t* s = scales + c / 8 * 320;
             d.s0[r] = d.s1[r] = half_at(s, r) * float(s[64 + c % 8 * 16 + r]);
             d.low[r] = half_at(s + 32, r) * float(s[192 + c % 8 * 16 + r]);
         } else if (F == Q_Q6K) {
-            const uint8_t* s = scales + c / 8 * 288;
             d.s0[r] = half_at(s, r) * float(int8_t(s[32 + c % 8 * 32 + r]));
             d.s1[r] = half_at(s, r) * float(int8_t(s[32 + c % 8 * 32 + 16 + r]));
         } else {
-            d.s0[r] = half_at(scales + c * 32, r);
+            d.s0[r] = half_at(s + c % 2 * 32, r);
         }
     }
 }
 
 template <int F>
-constexpr int offset_of() { return F == Q_INT8 ? 128 : F == Q_INT4 ? 8 : F == Q_Q6K ? 32 : 0; }
+static inline void decode(const uint8_t* panel, int64_t c, Decoded& d) {
+    decode_codes<F>(panel + q_codes_at(F, c), d.w);
+    decode_scales<F>(panel + q_block_at(F, c), c, d);
+}
 
 // One panel and one tile: 16 results a row, rows of `out` being `ldo` apart
 template <int F>
 static void panel_scalar(const uint8_t* panel, int64_t k, const Tile& t, float* out, int64_t ldo) {
-    const uint8_t *scales = panel, *codes = panel + q_scale_bytes(F, k);
     for (int r = 0; r < t.rows; r++) std::fill(out + r * ldo, out + r * ldo + PANEL, 0.f);
     Decoded d;
     for (int64_t c = 0; c < k / CHUNK; c++) {
-        decode_codes<F>(codes + c * q_chunk_bytes(F), d.w);
-        decode_scales<F>(scales, c, d);
+        decode<F>(panel, c, d);
         for (int r = 0; r < t.rows; r++) {
             int64_t at = c * t.padded + r;
             const int8_t* a = t.codes + at * CHUNK;
             for (int j = 0; j < PANEL; j++) {
-                int32_t part[2] = {-offset_of<F>() * t.half[at], -offset_of<F>() * (t.sum[at] - t.half[at])};
+                int32_t part[2] = {F == Q_Q4K ? 0 : t.half[at], F == Q_Q4K ? 0 : t.start[at] - t.half[at]};
                 for (int q = 0; q < CHUNK; q++) part[q / 16] += int32_t(d.w[64 * (q / 4) + 4 * j + q % 4]) * a[q];
                 float& y = out[r * ldo + j];
                 if (F == Q_Q6K) {
@@ -115,7 +139,7 @@ static void panel_scalar(const uint8_t* panel, int64_t k, const Tile& t, float* 
                 } else {
                     y = std::fma(float(part[0] + part[1]), d.s0[j] * t.scale[at], y);
                 }
-                if (F == Q_Q4K) y = std::fma(-float(t.sum[at]), d.low[j] * t.scale[at], y);
+                if (F == Q_Q4K) y = std::fma(float(t.start[at]), d.low[j] * t.scale[at], y);
             }
         }
     }
@@ -136,19 +160,17 @@ static inline __m256i dot_avx2(__m256i acc, __m256i w, __m256i a) {
 
 template <int F>
 static void panel_avx2(const uint8_t* panel, int64_t k, const Tile& t, float* out, int64_t ldo) {
-    const uint8_t *scales = panel, *codes = panel + q_scale_bytes(F, k);
     for (int r = 0; r < t.rows; r++) std::fill(out + r * ldo, out + r * ldo + PANEL, 0.f);
     Decoded d;
-    const int off = F == Q_INT8 ? 0 : offset_of<F>();
+    const bool signed_codes = F == Q_INT8 || F == Q_Q4K;  // nothing to subtract from integers
     for (int64_t c = 0; c < k / CHUNK; c++) {
-        decode_codes<F>(codes + c * q_chunk_bytes(F), d.w);
-        decode_scales<F>(scales, c, d);
+        decode<F>(panel, c, d);
         for (int r = 0; r < t.rows; r++) {
             int64_t at = c * t.padded + r;
             const int8_t* a = t.codes + at * CHUNK;
             __m256 sa = _mm256_set1_ps(t.scale[at]);
             for (int h = 0; h < 2; h++) {
-                __m256i part[2] = {_mm256_set1_epi32(-off * t.half[at]), _mm256_set1_epi32(-off * (t.sum[at] - t.half[at]))};
+                __m256i part[2] = {_mm256_set1_epi32(signed_codes ? 0 : t.half[at]), _mm256_set1_epi32(signed_codes ? 0 : t.start[at] - t.half[at])};
                 for (int v = 0; v < 8; v++) {
                     int32_t four;
                     std::memcpy(&four, a + 4 * v, 4);
@@ -164,7 +186,7 @@ static void panel_avx2(const uint8_t* panel, int64_t k, const Tile& t, float* ou
                 }
                 if (F == Q_Q4K) {
                     __m256 low = _mm256_mul_ps(_mm256_loadu_ps(d.low + 8 * h), sa);
-                    acc = _mm256_fmadd_ps(_mm256_set1_ps(-float(t.sum[at])), low, acc);
+                    acc = _mm256_fmadd_ps(_mm256_set1_ps(float(t.start[at])), low, acc);
                 }
                 _mm256_storeu_ps(y, acc);
             }
@@ -201,54 +223,68 @@ static inline __m512 halves(const uint8_t* p) { return _mm512_cvtph_ps(_mm256_lo
 static inline __m512 bytes_u(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))); }
 static inline __m512 bytes_s(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))); }
 
+// One chunk of a block times R rows; `sums(lo, hi)` are the integers of its two halves
 template <int F, int R>
-static void panel_vnni(const uint8_t* panel, int64_t k, const Tile& t, float* out, int64_t ldo) {
-    const uint8_t *scales = panel, *codes = panel + q_scale_bytes(F, k);
-    constexpr int64_t step = F == Q_INT8 ? 512 : F == Q_Q6K ? 384 : 256;
-    constexpr int off = offset_of<F>();
+static inline __attribute__((always_inline)) void chunk_vnni(const uint8_t* s, const uint8_t* codes, int64_t i, int64_t c, const Tile& t, __m512 acc[R]) {
+    constexpr bool few = R <= 2 && F != Q_Q6K;  // not worth unpacking: high nibbles count sixteenfold, and two chains are shorter
+    __m512i w[8];
+    if (!few) load_codes<F>(codes, w);
+    __m512 s0, s1, low;
+    if (F == Q_Q4K) {
+        s0 = _mm512_mul_ps(halves(s), bytes_u(s + 64 + i * 16));
+        low = _mm512_mul_ps(halves(s + 32), bytes_u(s + 192 + i * 16));
+    } else if (F == Q_Q6K) {
+        s0 = _mm512_mul_ps(halves(s), bytes_s(s + 32 + i * 32));
+        s1 = _mm512_mul_ps(halves(s), bytes_s(s + 48 + i * 32));
+    } else {
+        s0 = halves(s + i * 32);
+    }
+    const int8_t* a = t.codes + c * R * CHUNK;
+    const float* sa = t.scale + c * R;
+    const int32_t *start = t.start + c * R, *half = t.half + c * R;
+    const __m512i lows = _mm512_set1_epi8(15), highs = _mm512_set1_epi8(char(0xf0));
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+        auto four = [&](int v) {
+            int32_t x;
+            std::memcpy(&x, a + r * CHUNK + 4 * v, 4);
+            return _mm512_set1_epi32(x);
+        };
+        __m512 scale = _mm512_set1_ps(sa[r]);
+        __m512i p = F == Q_Q4K ? _mm512_setzero_si512() : _mm512_set1_epi32(start[r]);
+        if (F == Q_Q6K) {
+            __m512i p0 = _mm512_set1_epi32(half[r]), p1 = _mm512_sub_epi32(p, p0);
+            for (int v = 0; v < 4; v++) p0 = _mm512_dpbusd_epi32(p0, w[v], four(v)), p1 = _mm512_dpbusd_epi32(p1, w[v + 4], four(v + 4));
+            acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(p0), _mm512_mul_ps(s0, scale), acc[r]);
+            acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(p1), _mm512_mul_ps(s1, scale), acc[r]);
+            continue;
+        }
+        if (few) {
+            __m512i high = _mm512_setzero_si512();
+            for (int v = 0; v < 4; v++) {
+                __m512i x = _mm512_loadu_si512(codes + 64 * v), y = F == Q_INT8 ? _mm512_loadu_si512(codes + 256 + 64 * v) : _mm512_and_si512(x, highs);
+                p = _mm512_dpbusd_epi32(p, F == Q_INT8 ? x : _mm512_and_si512(x, lows), four(v));
+                high = _mm512_dpbusd_epi32(high, y, four(v + 4));
+            }
+            p = _mm512_add_epi32(p, F == Q_INT8 ? high : _mm512_srai_epi32(high, 4));
+        } else {
+            for (int v = 0; v < 8; v++) p = _mm512_dpbusd_epi32(p, w[v], four(v));
+        }
+        acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(p), _mm512_mul_ps(s0, scale), acc[r]);
+        if (F == Q_Q4K) acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_set1_epi32(start[r])), _mm512_mul_ps(low, scale), acc[r]);
+    }
+}
+
+template <int F, int R>
+static void panel_vnni(const uint8_t* block, int64_t k, const Tile& t, float* out, int64_t ldo) {
+    constexpr int64_t per = q_block_chunks(F);
     __m512 acc[R];
     for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();
-    for (int64_t c = 0; c < k / CHUNK; c++) {
-        __m512i w[8];
-        load_codes<F>(codes + c * step, w);
-        if (R <= 2)
-            for (int64_t line = 0; line < step; line += 64) _mm_prefetch((const char*)(codes + c * step + PREFETCH + line), _MM_HINT_T0);
-        __m512 s0, s1, low;
-        if (F == Q_Q4K) {
-            const uint8_t* s = scales + c / 8 * 320;
-            s0 = _mm512_mul_ps(halves(s), bytes_u(s + 64 + c % 8 * 16));
-            low = _mm512_mul_ps(halves(s + 32), bytes_u(s + 192 + c % 8 * 16));
-        } else if (F == Q_Q6K) {
-            const uint8_t* s = scales + c / 8 * 288;
-            s0 = _mm512_mul_ps(halves(s), bytes_s(s + 32 + c % 8 * 32));
-            s1 = _mm512_mul_ps(halves(s), bytes_s(s + 48 + c % 8 * 32));
-        } else {
-            s0 = halves(scales + c * 32);
-        }
-        const int8_t* a = t.codes + c * R * CHUNK;
-        const float* sa = t.scale + c * R;
-        const int32_t *sum = t.sum + c * R, *half = t.half + c * R;
-#pragma GCC unroll 16
-        for (int r = 0; r < R; r++) {
-            auto four = [&](int v) {
-                int32_t x;
-                std::memcpy(&x, a + r * CHUNK + 4 * v, 4);
-                return _mm512_set1_epi32(x);
-            };
-            __m512 scale = _mm512_set1_ps(sa[r]);
-            if (F == Q_Q6K) {
-                __m512i p0 = _mm512_set1_epi32(-off * half[r]), p1 = _mm512_set1_epi32(-off * (sum[r] - half[r]));
-                for (int v = 0; v < 4; v++) p0 = _mm512_dpbusd_epi32(p0, w[v], four(v)), p1 = _mm512_dpbusd_epi32(p1, w[v + 4], four(v + 4));
-                acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(p0), _mm512_mul_ps(s0, scale), acc[r]);
-                acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(p1), _mm512_mul_ps(s1, scale), acc[r]);
-            } else {
-                __m512i p = off ? _mm512_set1_epi32(-off * sum[r]) : _mm512_setzero_si512();
-                for (int v = 0; v < 8; v++) p = _mm512_dpbusd_epi32(p, w[v], four(v));
-                acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(p), _mm512_mul_ps(s0, scale), acc[r]);
-            }
-            if (F == Q_Q4K) acc[r] = _mm512_fmadd_ps(_mm512_set1_ps(-float(sum[r])), _mm512_mul_ps(low, scale), acc[r]);
-        }
-    }
+    int64_t c = 0;
+    for (; c + per <= k / CHUNK; c += per, block += q_block_bytes(F))
+#pragma GCC unroll 2
+        for (int64_t i = 0; i < per; i++) chunk_vnni<F, R>(block, block + q_scale_bytes(F) + i * q_chunk_bytes(F), i, c + i, t, acc);
+    if (c < k / CHUNK) chunk_vnni<F, R>(block, block + q_scale_bytes(F), 0, c, t, acc);
     for (int r = 0; r < t.rows; r++) _mm512_storeu_ps(out + r * ldo, acc[r]);
 }
 #endif
@@ -302,7 +338,7 @@ static inline int padded_rows(int64_t rows) {
 struct Rounded {
     std::vector<int8_t> codes;
     std::vector<float> scale;
-    std::vector<int32_t> sum, half;
+    std::vector<int32_t> start, half;
     std::vector<Tile> tiles;
     // Lay out `count` consecutive rows in tiles of 16, after those laid out before; `first` is the first one's number.
     void plan(int64_t first, int64_t count) {
@@ -315,11 +351,11 @@ struct Rounded {
         int64_t laid = 0, chunks = k / CHUNK;
         for (const Tile& t : tiles) laid += t.padded;
         if (int64_t(codes.size()) < laid * k) codes.resize(size_t(laid * k));
-        if (int64_t(scale.size()) < laid * chunks) scale.resize(size_t(laid * chunks)), sum.resize(size_t(laid * chunks)), half.resize(size_t(laid * chunks));
+        if (int64_t(scale.size()) < laid * chunks) scale.resize(size_t(laid * chunks)), start.resize(size_t(laid * chunks)), half.resize(size_t(laid * chunks));
         laid = 0;
         for (Tile& t : tiles) {
             t.codes = codes.data() + laid * k, t.scale = scale.data() + laid * chunks;
-            t.sum = sum.data() + laid * chunks, t.half = half.data() + laid * chunks;
+            t.start = start.data() + laid * chunks, t.half = half.data() + laid * chunks;
             laid += t.padded;
         }
     }
@@ -333,7 +369,7 @@ static void multiply_packed(int64_t fmt, Rounded& room, const T* a, int64_t lda,
     room.plan(0, rows);
     room.open(k);
     for (const Tile& t : room.tiles)
-        for (int r = 0; r < t.rows; r++) quantise_row(a + (t.first + r) * lda, k, r, t);
+        for (int r = 0; r < t.rows; r++) quantise_row(fmt, a + (t.first + r) * lda, k, r, t);
     const int64_t bytes = q_panel_bytes(fmt, k), isa = best_isa();
     alignas(64) float out[TILE * 2 * PANEL];
     for (int64_t p = p0, count; p < p1; p += count) {
@@ -353,8 +389,7 @@ static inline void unpack_row(int64_t fmt, const uint8_t* packed, int64_t k, int
     Decoded d;
     auto fill = [&](auto form, int64_t c) {
         constexpr int F = decltype(form)::value;
-        decode_codes<F>(panel + q_scale_bytes(F, k) + c * q_chunk_bytes(F), d.w);
-        decode_scales<F>(panel, c, d);
+        decode<F>(panel, c, d);
         for (int q = 0; q < CHUNK; q++) {
             float code = float(int(d.w[64 * (q / 4) + 4 * j + q % 4]) - offset_of<F>());
             y[c * CHUNK + q] = code * (F == Q_Q6K && q >= 16 ? d.s1[j] : d.s0[j]) - (F == Q_Q4K ? d.low[j] : 0.f);
