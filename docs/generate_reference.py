@@ -26,7 +26,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from doran.arch.config import ModelConfig
-from doran.cli.verbs import VERBS
+from doran.cli.verbs import VERBS, module_of
 from doran.recipes.recipe import Recipe
 from doran.recipes.stages import STAGES
 from doran.tasks.arithmetic import ArithmeticConfig
@@ -36,9 +36,12 @@ from doran.tasks.general import GeneralConfig
 from doran.tasks.gym import GymConfig
 from doran.tasks.jsonl import JsonlConfig
 from doran.tasks.words import WordsConfig
+from doran.train.distill import OnPolicySettings, TopkSettings
+from doran.train.preference import RewardSettings
 
 REFERENCE = Path(__file__).parent / "reference"
 MADE = "<!-- made by docs/generate_reference.py: change the code, then run it -->\n\n"
+BESIDE = (TopkSettings, OnPolicySettings, RewardSettings)  # of verbs that are no stage of a recipe
 TASKS = {
     "countdown": CountdownConfig,
     "arithmetic": ArithmeticConfig,
@@ -79,7 +82,7 @@ def recipe_page() -> str:
         f"| {number} | `{stage.name}` | {quoted(stage.sections)} | {quoted(stage.needs)} |"
         for number, stage in enumerate(STAGES, start=1)
     )
-    models = list(settings_in(Recipe))
+    models = [*settings_in(Recipe), *BESIDE]
     sections = "\n".join(f"## {model.__name__}\n\n{lines(model)}\n" for model in models)
     tasks = "\n".join(f"### {name}\n\n{lines(model)}\n" for name, model in TASKS.items())
     shape = "\n".join(f"| `{f.name}` | {shape_default(f)} |" for f in dataclasses.fields(ModelConfig))
@@ -215,7 +218,7 @@ def cli_page() -> str:
 
 def subverbs(verb: str) -> list[str]:
     """`eval compare` and the like."""
-    found = getattr(importlib.import_module(f"doran.cli.{verb}"), "SUBVERBS", {})
+    found = getattr(importlib.import_module(f"doran.cli.{module_of(verb)}"), "SUBVERBS", {})
     return [f"{verb} {name}" for name in found]
 
 
@@ -231,9 +234,11 @@ CLI_TEXT = """\
 # The command line
 
 Data goes to stdout, everything for people to stderr. `KEY=VALUE` arguments change settings. The keys of `train.` are
-those of [GrpoSettings](recipe.md#grposettings) (`rl`) and [SftSettings](recipe.md#sftsettings) (`sft`, `distill`), the
-keys of `sampling.` those of [Sampling](recipe.md#sampling) (`distill`), the keys of `task.` stand [with the
-tasks](recipe.md#tasks). Exit codes: [files and exit codes](files-and-exit-codes.md).
+those of [GrpoSettings](recipe.md#grposettings) (`rl`), [SftSettings](recipe.md#sftsettings) (`sft`, `distill`),
+[TopkSettings](recipe.md#topksettings) and [OnPolicySettings](recipe.md#onpolicysettings) (`distill --method`), and
+[RewardSettings](recipe.md#rewardsettings) (`reward-model`), the keys of `sampling.` those of
+[Sampling](recipe.md#sampling) (`distill`), the keys of `task.` stand [with the tasks](recipe.md#tasks). Exit codes:
+[files and exit codes](files-and-exit-codes.md).
 
 """
 

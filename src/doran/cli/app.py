@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import doran
 from doran.base.errors import DoranError, OutOfMemory, UsageError, suggest
 from doran.cli.messages import from_environment, option_help, spoken, told, verb_help
-from doran.cli.verbs import NAMES, help_page
+from doran.cli.verbs import NAMES, help_page, module_of
 
 EXTRA_OF = {  # an import that fails -> the optional part of doran that brings it
     "pyarrow": "data",
@@ -86,7 +86,7 @@ def _dispatch(args: Sequence[str], language: str = "en") -> int:
 def _run_verb(verb: str, args: Sequence[str], language: str = "en") -> int:
     import typer
 
-    module = importlib.import_module(f"doran.cli.{verb}")
+    module = importlib.import_module(f"doran.cli.{module_of(verb)}")
     command = module.main
     if args and args[0] in getattr(module, "SUBVERBS", {}):  # such as `doran eval compare`
         command, verb, args = module.SUBVERBS[args[0]], f"{verb} {args[0]}", args[1:]

@@ -39,7 +39,8 @@ TEXTS = {
     "supervised fine-tuning on prompts and answers": "질문과 답으로 지도 미세 조정 (SFT)",
     "reinforcement learning (GRPO) on a task with a checkable answer": "답을 채점할 수 있는 과제로 강화 학습 (GRPO)",
     "read what a model said during RL, with rewards and advantages": "강화 학습 중 모델이 한 말을 보상과 함께 읽기",
-    "teach a small model with a large one's checked answers": "큰 모델의 검증된 답으로 작은 모델 가르치기 (증류)",
+    "teach a small model with a large one's answers or probabilities": "큰 모델의 답이나 확률로 작은 모델 가르치기 (증류)",
+    "learn from pairs which replies people prefer, for RL": "사람이 고른 답 쌍에서 선호를 배우기, 강화 학습의 보상으로",
     "more Korean: new tokens, continued training, before and after": "한국어 강화: 새 토큰, 이어 학습, 전후 비교",
     # common errors and hints
     "interrupted": "중단되었습니다",

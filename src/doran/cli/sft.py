@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from doran.train.sft import Sample
 
 Message = Mapping[str, Any]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option("--rename", metavar="THEIRS=OURS", help="Read another field, such as question=prompt; repeat."),
+]
 
 
 def main(
@@ -30,10 +34,7 @@ def main(
     ],
     out: OutDir,
     overrides: Overrides = None,
-    rename: Annotated[
-        list[str] | None,
-        typer.Option("--rename", metavar="THEIRS=OURS", help="Read another field, such as question=prompt; repeat."),
-    ] = None,
+    rename: Rename = None,
     style: Style = "auto",
     lora_rank: LoraRank = 0,
     lora_alpha: LoraAlpha = None,
@@ -59,7 +60,7 @@ def main(
 
     check_choice("--style", style, STYLES)
     settings = build(Settings, apply_overrides({}, overrides or []), where="settings")
-    conversations = list(read_conversations(data, _renamed(rename or [])))
+    conversations = list(read_conversations(data, renamed(rename or [])))
     if not conversations:
         raise DataError(f"{data}: no rows", hint="give a file with one JSON object a line")
     folder = model_folder(model)
@@ -105,7 +106,8 @@ def plain_sample(tokenizer: Tokenizer, wrap: PromptStyle, messages: list[Message
     return prompt + learned, [False] * len(prompt) + [True] * len(learned)
 
 
-def _renamed(pairs: list[str]) -> dict[str, str]:
+def renamed(pairs: list[str]) -> dict[str, str]:
+    """{theirs: ours} of --rename. DataError where it is not THEIRS=OURS."""
     for pair in pairs:
         if pair.count("=") != 1 or pair.startswith("=") or pair.endswith("="):
             raise DataError(f"--rename {pair}: no THEIRS=OURS", hint="write --rename question=prompt")

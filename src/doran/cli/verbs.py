@@ -13,7 +13,7 @@ from doran.cli.messages import told
 
 
 class Verb(NamedTuple):
-    """One row of the help page; the module is `doran.cli.NAME`."""
+    """One row of the help page; the module is `doran.cli.NAME`, with _ for -."""
 
     name: str
     group: str
@@ -35,10 +35,16 @@ VERBS = (
     Verb("sft", "Train a model you have", "supervised fine-tuning on prompts and answers"),
     Verb("rl", "Train a model you have", "reinforcement learning (GRPO) on a task with a checkable answer"),
     Verb("rollouts", "Train a model you have", "read what a model said during RL, with rewards and advantages"),
-    Verb("distill", "Train a model you have", "teach a small model with a large one's checked answers"),
+    Verb("distill", "Train a model you have", "teach a small model with a large one's answers or probabilities"),
+    Verb("reward-model", "Train a model you have", "learn from pairs which replies people prefer, for RL"),
     Verb("localise", "Train a model you have", "more Korean: new tokens, continued training, before and after"),
 )
 NAMES = tuple(verb.name for verb in VERBS)
+
+
+def module_of(verb: str) -> str:
+    """The file in cli/ that has it."""
+    return verb.replace("-", "_")
 
 
 def help_page(language: str = "en") -> str:

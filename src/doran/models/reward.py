@@ -38,15 +38,20 @@ class RewardModel(nn.Module):
         self.decoder, self.score = decoder, score
 
     @classmethod
-    def on(cls, decoder: Decoder, seed: int = 0) -> RewardModel:
-        """A fresh head on a language model, whose own head goes: N(0, 1 / (D + 1)) (Stiennon et al. 2009.01325)."""
+    def on(cls, decoder: Decoder, seed: int = 0, pad_id: int | None = None) -> RewardModel:
+        """A fresh head on a language model, whose own head goes: N(0, 1 / (D + 1)) (Stiennon et al. 2009.01325).
+
+        `pad_id`: the config's pad_token_id. transformers reads the score at the last token that is another one.
+        """
         width = decoder.config.hidden_size
         score = nn.Linear(width, 1, bias=False)
         with torch.no_grad():
             score.weight.normal_(0.0, (width + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
         decoder.lm_head = None
         del decoder.model.layers[decoder.config.num_hidden_layers :]
-        decoder.config = replace(decoder.config, num_nextn_predict_layers=0, tie_word_embeddings=True)
+        decoder.config = replace(
+            decoder.config, num_nextn_predict_layers=0, tie_word_embeddings=True, pad_token_id=pad_id
+        )
         return cls(decoder, score)
 
     def forward(self, tokens_T: Tensor, borders: Sequence[int], stats: RouterStats | None = None) -> Tensor:
@@ -96,7 +101,7 @@ def load_reward(folder: str | Path, dtype: torch.dtype = torch.float32) -> Rewar
             hint="name a model with one label (num_labels=1)",
         )
     source.config = replace(source.config, num_nextn_predict_layers=0)
-    model = RewardModel.on(read_decoder(source, dtype))
+    model = RewardModel.on(read_decoder(source, dtype), pad_id=source.config.pad_token_id)
     with torch.no_grad():
         model.score.weight.copy_(plain(source.get(HEAD)))
     return model

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from doran.base.errors import DataError
-from doran.base.files import write_json
+from doran.base.errors import ConfigError, DataError
+from doran.base.files import read_json, write_json
 from doran.base.rng import python_rng
 from doran.base.runlog import Progress
 from doran.data.conversations import end_of_turn
@@ -28,7 +28,7 @@ from doran.data.pairs import Messages, Pair
 from doran.evals.metrics import wilson
 from doran.evals.run import plain_style
 from doran.layers.moe import RouterStats, update_router_bias
-from doran.models.reward import RewardModel, save_reward
+from doran.models.reward import RewardModel, load_reward, save_reward
 from doran.tasks.answer import answer_part
 from doran.text.tokenizer import THINK_CLOSE, THINK_OPEN, Tokenizer
 from doran.train.batch import by_tokens
@@ -94,6 +94,13 @@ class Reading:
         return plain_style(self.tokenizer, prompt[0]["content"]), [self.tokenizer.eos_id]
 
 
+def padding_id(reading: Reading) -> int | None:
+    """What may stand for padding in batches: the tokenizer's, else its first token; never what ends a reply."""
+    tokenizer = reading.tokenizer
+    ends = {tokenizer.eos_id, *reading.ids([{"role": "user", "content": "?"}], "?")[-2:], *tokenizer.stop_ids}  # type: ignore[index]
+    return next((i for i in (tokenizer.pad_id, tokenizer.bos_id) if i is not None and i not in ends), None)
+
+
 class Read(NamedTuple):
     """Usable pairs, those to learn and those only measured, and how many were left out, by reason."""
 
@@ -119,6 +126,30 @@ def read_ids(pairs: Sequence[Pair], reading: Reading, window: int, share: float)
         told = ", ".join(f"{number} {why}" for why, number in found.dropped.items() if number) or "all are held out"
         raise DataError(f"none of {len(pairs)} pairs can be learned ({told})", hint="give more or other pairs")
     return found
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reward model with what it needs to read texts. `center`: the mean score of the pairs it was measured on."""
+
+    model: RewardModel
+    reading: Reading
+    center: float
+
+
+def open_reward(folder: Path, reads: str = "", style: str = "") -> Reader:
+    """The reward model in a folder, or in its `model/`; what it says of itself holds unless given. ArtifactError: none
+    there; ConfigError: an unknown word, or chat without a template."""
+    folder = folder if (folder / "config.json").is_file() else folder / "model"
+    model, tokenizer = load_reward(folder), Tokenizer.load(folder)
+    notes = read_json(folder / NOTES) if (folder / NOTES).is_file() else {}  # somebody else's folder has none
+    found = {"reads": reads or notes.get("reads", "answer"), "style": style or notes.get("style", "chat")}
+    for key, known in (("reads", ("answer", "whole")), ("style", ("chat", "plain"))):
+        if found[key] not in known:
+            raise ConfigError(f"{folder}: {key} is {found[key]!r}", hint=f"write {known[0]} or {known[1]}")
+    if found["style"] == "chat" and tokenizer.chat_template is None:
+        raise ConfigError(f"{folder} has no chat template", hint="read it with style=plain")
+    return Reader(model, Reading(tokenizer, **found), float(notes.get("center", 0.0)))
 
 
 # ---- training --------------------------------------------------------------------------------------------------

@@ -11,44 +11,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from doran.base.errors import ConfigError
-from doran.base.files import read_json
-from doran.models.reward import RewardModel, load_reward
 from doran.tasks.rewards import Asked, Case, RewardPart, Unjudged
 from doran.tasks.spec import options_of
-from doran.text.tokenizer import Tokenizer
-from doran.train.preference import NOTES, Reading
+from doran.train.preference import Reader, open_reward
 
 
 def model_reward(spec: str) -> RewardPart:
     """The part of model:DIR. ArtifactError: no reward model there; ConfigError: an option."""
     base, options = options_of(spec, {"scale": 1.0, "reads": "", "style": ""})
-    folder = Path(base.partition(":")[2])
-    folder = folder if (folder / "config.json").is_file() else folder / "model"  # a run's folder will do
-    model, tokenizer = load_reward(folder), Tokenizer.load(folder)
-    notes = read_json(folder / NOTES) if (folder / NOTES).is_file() else {}  # somebody else's folder has none
-    reads = _choice(spec, "reads", options["reads"] or notes.get("reads", "answer"), ("answer", "whole"))
-    style = _choice(spec, "style", options["style"] or notes.get("style", "chat"), ("chat", "plain"))
-    if style == "chat" and tokenizer.chat_template is None:
-        raise ConfigError(f"reward {spec!r}: {folder} has no chat template", hint="add ?style=plain")
-    return ModelReward(model, Reading(tokenizer, style, reads), float(notes.get("center", 0.0)), options["scale"])
-
-
-def _choice(spec: str, key: str, value: str, known: tuple[str, str]) -> Any:
-    if value not in known:
-        raise ConfigError(f"reward {spec!r}: {key} is {value!r}", hint=f"write {known[0]} or {known[1]}")
-    return value
+    reader = open_reward(Path(base.partition(":")[2]), options["reads"], options["style"])
+    return ModelReward(reader, options["scale"])
 
 
 class ModelReward(RewardPart):
-    """A reward model in memory; `reading` says which part of a reply it judges."""
+    """A reward model in memory."""
 
-    def __init__(self, model: RewardModel, reading: Reading, center: float, scale: float) -> None:
+    def __init__(self, reader: Reader, scale: float = 1.0) -> None:
         super().__init__("model")
-        self.model, self.reading, self.center, self.scale = model.requires_grad_(False), reading, center, scale
-        self.window = model.decoder.config.max_position_embeddings
+        self.model, self.reading = reader.model.requires_grad_(False), reader.reading
+        self.center, self.scale = reader.center, scale
+        self.window = reader.model.decoder.config.max_position_embeddings
 
     def judge_all(self, questions: Sequence[Asked], cases: Sequence[Case]) -> list[float | Unjudged]:
         """The chances; 0 for no answer. A cut reply has none, but where the whole is read it is read as it is."""
