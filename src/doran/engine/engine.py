@@ -21,7 +21,7 @@ from doran.base.device import available_memory
 from doran.base.errors import UsageError
 from doran.engine.live import Live
 from doran.engine.native_runner import Arena, NativeRunner
-from doran.engine.request import Completion, Request, SamplingParams, token_ids
+from doran.engine.request import PLAIN, Completion, Request, SamplingParams, Speculation, token_ids
 from doran.engine.runner import Runner, make_runner, reserve
 from doran.engine.scheduler import Group, Scheduler
 from doran.engine.slots import Slots
@@ -40,6 +40,8 @@ class EngineStats:
     decode_tokens: int = 0  # one per running request and decode step
     decode_seconds: float = 0.0
     decode_steps: int = 0
+    draft_tokens: int = 0  # guessed where the engine speculates
+    accepted_tokens: int = 0  # and right
 
     def reset(self) -> None:
         self.__init__()  # type: ignore[misc]
@@ -52,6 +54,7 @@ class Engine:
     cache_dtype     of the cached keys and values (or latents); None: the compute dtype
     compute_dtype   None: the model's own, and no copy; else each call works on a copy of the weights in this dtype
     cache_bytes     memory for the cache; None: half of what is free when a call starts. Requests wait until theirs fits
+    speculation     whether `generate` and `stream` guess ahead: same tokens, sooner or later (native runner only)
     """
 
     def __init__(
@@ -61,9 +64,13 @@ class Engine:
         cache_dtype: torch.dtype | None = None,
         compute_dtype: torch.dtype | None = None,
         cache_bytes: int | None = None,
+        speculation: Speculation = PLAIN,
     ) -> None:
         if max_batch < 1:
             raise UsageError(f"max_batch is {max_batch}", hint="use 1 or more")
+        if speculation.drafts == "mtp" and not model.has_mtp:
+            raise UsageError("the model has no MTP module", hint="use n-gram drafts, or train with mtp_lambda > 0")
+        self.speculation = speculation
         self.model = model
         self.max_batch = max_batch
         self.cache_dtype = cache_dtype
@@ -116,8 +123,9 @@ class Engine:
                 completion = finished[0][1]
                 yield from zip(completion.token_ids[seen:], completion.logprobs[seen:], strict=True)
             else:
-                yield call.slots.latest(0)
-                seen += 1
+                new = call.slots.said(0, seen)
+                seen += len(new)
+                yield from new
 
     def _requests(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams], n: int
@@ -143,9 +151,10 @@ class Engine:
         """Bytes that a cache made now may take."""
         return self.cache_bytes if self.cache_bytes is not None else available_memory() // 2
 
-    def runner(self, slots: int) -> Runner | NativeRunner:
+    def runner(self, slots: int, speculation: Speculation = PLAIN) -> Runner | NativeRunner:
         """A runner for at most `slots` requests together, its weights as they are now."""
-        return make_runner(self.model, self.cache_dtype, self.compute_dtype, self.cache_budget(), slots, self.arena)
+        shared = self.cache_budget(), slots, self.arena, speculation
+        return make_runner(self.model, self.cache_dtype, self.compute_dtype, *shared)
 
     def checked(self, name: str, prompt: Sequence[int]) -> tuple[int, ...]:
         """`prompt` as a tuple of ids that this model can read; UsageError naming `name` otherwise."""
@@ -171,7 +180,7 @@ class _Call:
 
     def __init__(self, engine: Engine, requests: list[Request]) -> None:
         self.stats, slots = engine.stats, min(engine.max_batch, len(requests))
-        self.runner = engine.runner(slots)
+        self.runner = engine.runner(slots, engine.speculation)
         self.scheduler = Scheduler(requests, engine.max_batch, self.runner.fits)
         self.slots = Slots(requests, slots)
 
@@ -203,10 +212,7 @@ class _Call:
 
     def _decode(self, count: int, most: int) -> list[int]:
         if isinstance(self.runner, NativeRunner):
-            steps, ended = self.runner.run(self.slots, count, most)
-            self.stats.decode_tokens += steps * count
-            self.stats.decode_steps += steps
-            return ended
+            return self._run(self.runner, count, most)
         lengths_N = self.slots.lengths_S[:count]
         reserve(self.runner, self.scheduler.running, count, int(lengths_N.max()) + 1)
         logits_NV = self.runner.decode(self.slots.tokens_S[:count], lengths_N)
@@ -214,6 +220,16 @@ class _Call:
         self.stats.decode_tokens += count
         self.stats.decode_steps += 1
         return self.slots.advance(0, logits_NV)
+
+    def _run(self, runner: NativeRunner, count: int, most: int) -> list[int]:
+        drafted, accepted = runner.drafted, runner.accepted
+        steps, ended = runner.run(self.slots, count, most)
+        right = runner.accepted - accepted
+        self.stats.draft_tokens += runner.drafted - drafted
+        self.stats.accepted_tokens += right
+        self.stats.decode_tokens += steps * count + right
+        self.stats.decode_steps += steps
+        return ended
 
     def _clear(self, ended: list[int]) -> list[tuple[Request, Completion]]:
         """Collect what has ended and close the gaps."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from doran.base.errors import OutOfMemory
 from doran.engine.panels import POINTERS, Packed, covers, reals, sizes
 from doran.engine.quant_panels import covers_packed, held_panels
+from doran.engine.request import DRAFTS, PLAIN, Speculation
 from doran.engine.sampler import RowParams
 from doran.engine.slots import Slots
 from doran.models.decoder import Decoder
@@ -68,29 +69,44 @@ class NativeRunner:
     """A model's packed weights and the paged cache of one engine call. Also its own `cache`, as the engine sees one."""
 
     def __init__(
-        self, model: Decoder, cache_dtype: torch.dtype, dtype: torch.dtype, budget: int, max_batch: int, arena: Arena
+        self,
+        model: Decoder,
+        cache_dtype: torch.dtype,
+        dtype: torch.dtype,
+        budget: int,
+        max_batch: int,
+        arena: Arena,
+        speculation: Speculation = PLAIN,
     ) -> None:
+        self.speculation = speculation
         self.config = config = model.config
         self.num_slots, self.capacity = max_batch, config.max_position_embeddings
         self.threads = torch.get_num_threads()
         self._lib = _library()
         self._packed = held_panels(model) if model.quantized else arena.packed(model, dtype)
+        if speculation.drafts == "mtp":
+            self._packed.with_mtp(model)
         self._rope = model.rope
         self._positions, self._used = 0, 0
-        kinds = self._packed.embed_kind, self._packed.head_kind
+        self.drafted = self.accepted = 0  # tokens, since the runner was made
+        kinds = self._packed.embed_kind, self._packed.head_kind, DRAFTS.index(speculation.drafts), self._packed.eh_kind
         self._open(sizes(config, dtype, cache_dtype, *kinds), budget, arena)
 
     def _open(self, shape: list[int], budget: int, arena: Arena) -> None:
         vocab_pad = -(-self.config.vocab_size // 16) * 16
         rows = max(8, min(ROWS, LOGITS // vocab_pad))
         self._vocab_pad = vocab_pad
-        pointers = [t for layer in self._packed.layers for t in layer]
-        assert len(pointers) == len(POINTERS) * self.config.num_hidden_layers
+        layers = list(self._packed.layers)
+        assert len(layers) == self.config.num_hidden_layers
+        if self.speculation.drafts == "mtp" and self._packed.mtp_layer is not None:
+            layers.append(self._packed.mtp_layer)
+        pointers = [t for layer in layers for t in layer]
+        assert len(pointers) == len(POINTERS) * len(layers)
         self._lib.decoder_open.restype = ctypes.c_void_p
         handle = self._lib.decoder_open(
             (ctypes.c_int64 * len(shape))(*map(int, shape)),
             (ctypes.c_double * 4)(*reals(self.config)),
-            _pointers([*self._packed.globals, None, None]),
+            _pointers([*self._packed.globals, None, None, *self._packed.mtp]),
             _pointers(pointers),
             ctypes.c_int64(rows),
             ctypes.c_int64(self.threads),
@@ -145,9 +161,13 @@ class NativeRunner:
         return self._feed(tokens_N.tolist(), [1] * len(lengths), list(range(len(lengths))), lengths)
 
     def run(self, slots: Slots, count: int, most: int) -> tuple[int, list[int]]:
-        """Decode and draw for slots 0..count-1 until one of them ends, at most `most` steps: the steps, who ended."""
+        """Decode and draw for slots 0..count-1 until one of them ends, at most `most` steps: the steps, who ended.
+
+        A step gives each slot one token, or more where it speculates.
+        """
         self._only(count)
-        self._need_positions(min(int(slots.lengths_S[:count].max()) + most + 1, self.capacity))
+        drafts = self.speculation.draft_tokens if self.speculation.drafts != "none" else 0
+        self._need_positions(min(int(slots.lengths_S[:count].max()) + most * (1 + drafts) + 1, self.capacity))
         ended_N = torch.zeros(count, dtype=torch.uint8)
         p = slots.params
         columns = (
@@ -157,7 +177,13 @@ class NativeRunner:
         table = (ctypes.c_int64 * (len(columns) + 2))(
             *(c.data_ptr() for c in columns), slots.stops_SK.shape[1], slots.uniforms_SW.shape[1]
         )
-        steps = self._call("decoder_run", count, most, table, self.threads)
+        if drafts:
+            counts, least = torch.zeros(2, dtype=torch.long), self.speculation.least_chance
+            steps = self._call("decoder_speculate", count, most, drafts, least, table, counts, self.threads)
+            self.drafted += int(counts[0])
+            self.accepted += int(counts[1])
+        else:
+            steps = self._call("decoder_run", count, most, table, self.threads)
         if steps == 0:
             self._checked(-1)
         return steps, ended_N.nonzero()[:, 0].tolist()
@@ -189,7 +215,7 @@ class NativeRunner:
                 "the cache has no block left", hint="lower max_new_tokens or give the engine more cache_bytes"
             )
 
-    def _call(self, name: str, *args: Tensor | int | ctypes.Array) -> int:
+    def _call(self, name: str, *args: Tensor | float | ctypes.Array) -> int:
         function = getattr(self._lib, name)
         function.restype = ctypes.c_int64
         return function(self._handle, *map(_argument, args))
@@ -202,14 +228,18 @@ def native_runner(
     budget: int,
     max_batch: int,
     arena: Arena | None = None,
+    speculation: Speculation = PLAIN,
 ) -> NativeRunner | None:
-    """The native runner where there is a compiler and the model is covered; None otherwise."""
+    """The native runner where there is a compiler and the model is covered; None otherwise. Where its MTP module alone
+    is not covered there are no drafts."""
     dtype = torch.float32 if model.quantized else compute_dtype or model.dtype
     kept = cache_dtype or dtype
     covered = covers_packed(model) if model.quantized else covers(model, dtype, kept)
     if not covered or library("decoder") is None:
         return None
-    return NativeRunner(model, kept, dtype, budget, max_batch, arena or Arena())
+    if speculation.drafts == "mtp" and model.quantized and not covers_packed(model, mtp=True):
+        speculation = PLAIN
+    return NativeRunner(model, kept, dtype, budget, max_batch, arena or Arena(), speculation)
 
 
 def _library() -> ctypes.CDLL:
@@ -222,9 +252,11 @@ def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array:
     return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
 
 
-def _argument(value: Tensor | int | ctypes.Array) -> object:
+def _argument(value: Tensor | float | ctypes.Array) -> object:
     if isinstance(value, Tensor):
         return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, float):
+        return ctypes.c_double(value)
     return ctypes.c_int64(value) if isinstance(value, int) else value
 
 

@@ -19,6 +19,7 @@ from doran.layers.moe import MoE, SwiGLU
 from doran.layers.norm import RMSNorm
 from doran.models.block import DecoderLayer
 from doran.models.decoder import Decoder
+from doran.models.mtp import MTPBlock
 
 PANEL = 16
 POINTERS = (
@@ -46,7 +47,13 @@ def _layers(model: Decoder) -> list[DecoderLayer]:
 
 
 def sizes(
-    config: ModelConfig, weights: torch.dtype, cache: torch.dtype, embed_kind: int = 0, head_kind: int = 0
+    config: ModelConfig,
+    weights: torch.dtype,
+    cache: torch.dtype,
+    embed_kind: int = 0,
+    head_kind: int = 0,
+    drafts: int = 0,
+    eh_kind: int = 0,
 ) -> list[int]:
     """struct Sizes in native/decoder.h; kinds are 0 for plain weights, else as quant_panels.py has them."""
     c, experts = config, max(config.n_routed_experts, 0)
@@ -56,7 +63,7 @@ def sizes(
         c.v_head_dim if c.is_mla else c.head_dim, c.kv_lora_rank, c.q_lora_rank or 0, c.intermediate_size,
         c.moe_intermediate_size, experts, c.num_experts_per_tok, c.n_group, c.topk_group, c.norm_topk_prob,
         c.masked_group_score == "zero", c.moe_intermediate_size * c.n_shared_experts,
-        embed_kind, head_kind,
+        embed_kind, head_kind, drafts, eh_kind,
     ]  # fmt: skip
 
 
@@ -93,9 +100,12 @@ def rotary_orders(c: ModelConfig) -> tuple[Tensor, Tensor]:
 
 
 class Packed:
-    """The packed weights of a model: `globals` and one list of tensors a layer, in the decoder's order."""
+    """The packed weights of a model: `globals` and one list of tensors a layer, in the decoder's order. Those of the
+    MTP module are added when `with_mtp` asks for them: `mtp` is struct Mtp, `mtp_layer` its layer."""
 
-    embed_kind = head_kind = 0
+    embed_kind = head_kind = eh_kind = 0
+    mtp: Sequence[Tensor | None] = (None,) * 4
+    mtp_layer: list[Tensor | None] | None = None
 
     def __init__(self, model: Decoder, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -103,6 +113,20 @@ class Packed:
         embed = model.model.embed_tokens.weight.detach().to(dtype).contiguous()
         self.globals = [embed, vector(model.model.norm.weight), panels(head.weight, dtype)]
         self.layers = [self._layer(model.config, layer) for layer in _layers(model)]
+
+    def with_mtp(self, model: Decoder) -> Packed:
+        """Itself, MTP module 0 of the same model included."""
+        if self.mtp_layer is None:
+            block = model.model.layers[model.config.num_hidden_layers]
+            assert isinstance(block, MTPBlock)
+            norms = [vector(x.weight) for x in (block.enorm, block.hnorm, block.shared_head.norm)]
+            self.mtp = [*norms, self._joining(block.eh_proj)]
+            self.mtp_layer = self._layer(model.config, block)
+        return self
+
+    def _joining(self, eh_proj: nn.Module) -> Tensor:
+        assert isinstance(eh_proj, nn.Linear)
+        return panels(eh_proj.weight, self.dtype)
 
     def _layer(self, config: ModelConfig, layer: DecoderLayer) -> list[Tensor | None]:
         parts: dict[str, Tensor | None] = {

@@ -14,6 +14,9 @@ from typing import Literal
 from doran.base.errors import UsageError
 
 FinishReason = Literal["stop", "length"]
+Drafts = Literal["none", "ngram", "mtp"]
+DRAFTS: tuple[Drafts, ...] = ("none", "ngram", "mtp")
+"""Where drafted tokens come from, in the order of native/decoder.h."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,28 @@ class SamplingParams:
     def cuts(self) -> bool:
         """Does any of top_k, top_p, min_p remove tokens? (Greedy needs no cut: the likeliest token always stays.)"""
         return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """How an engine guesses ahead (engine/speculate.py). It changes no token, only how fast they come.
+
+    drafts         none; ngram: what followed the same last tokens before; mtp: the model's MTP module
+    draft_tokens   most guesses a request and step
+    least_chance   MTP guesses end where all of them together are less likely right than this, by the module's own word
+    """
+
+    drafts: Drafts = "none"
+    draft_tokens: int = 2
+    least_chance: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.drafts not in DRAFTS:
+            raise UsageError(f"unknown drafts {self.drafts!r}", hint=f"use one of: {', '.join(DRAFTS)}")
+        object.__setattr__(self, "draft_tokens", _whole("draft_tokens", self.draft_tokens))
+        object.__setattr__(self, "least_chance", _finite("least_chance", self.least_chance))
+        _require(1 <= self.draft_tokens <= 15, "draft_tokens", self.draft_tokens, "use 1 to 15")
+        _require(0 <= self.least_chance <= 1, "least_chance", self.least_chance, "use a value from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -116,3 +141,7 @@ def _finite(name: str, value: object) -> float:
 def _require(ok: bool, name: str, value: object, mend: str) -> None:
     if not ok:
         raise UsageError(f"{name} is {value}", hint=mend)
+
+
+PLAIN = Speculation()
+"""No speculation."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from doran.engine.native_runner import Arena, NativeRunner, native_runner
-from doran.engine.request import Request
+from doran.engine.request import PLAIN, Request, Speculation
 from doran.layers.attention import CacheAttend
 from doran.layers.cache import Cache, make_cache
 from doran.models.decoder import Decoder
@@ -105,9 +105,11 @@ def make_runner(
     budget: int,
     max_batch: int,
     arena: Arena | None = None,
+    speculation: Speculation = PLAIN,
 ) -> Runner | NativeRunner:
-    """The native runner where this model and this machine allow it, else the one that runs the model's own code."""
-    native = native_runner(model, cache_dtype, compute_dtype, budget, max_batch, arena)
+    """The native runner where this model and this machine allow it, else the one that runs the model's own code, which
+    does not speculate."""
+    native = native_runner(model, cache_dtype, compute_dtype, budget, max_batch, arena, speculation)
     return native or Runner(model, cache_dtype, compute_dtype, budget)
 
 

@@ -89,9 +89,10 @@ class Slots:
         stopped = tokens[-1] in self.stops_SK[slot].tolist()
         return Completion(tokens, logprobs, "stop" if stopped else "length")
 
-    def latest(self, slot: int) -> tuple[int, float]:
-        """The newest token of a slot and its logprob."""
-        return int(self.tokens_S[slot]), float(self.new_logprobs_SW[slot, self.steps_S[slot] - 1])
+    def said(self, slot: int, first: int) -> list[tuple[int, float]]:
+        """The new tokens of a slot from number `first` on, each with its logprob."""
+        new = slice(first, int(self.steps_S[slot]))
+        return list(zip(self.new_tokens_SW[slot, new].tolist(), self.new_logprobs_SW[slot, new].tolist(), strict=True))
 
     def apply(self, moves: Sequence[Move]) -> None:
         """Copy whole rows, as the scheduler's `finish` asks."""

@@ -27,8 +27,16 @@ LIBRARIES = {
 HEADERS = {
     "kernels": ("common.h", "quant.h", "quant_tiles.h"),
     "decoder": (
-        "common.h", "quant.h", "quant_tiles.h", "tiles.h", "paged.h", "draw.h", "decoder.h", "decoder_layers.h",
-        "decoder_drafts.h", "decoder_steps.h",
+        "common.h",
+        "quant.h",
+        "quant_tiles.h",
+        "tiles.h",
+        "paged.h",
+        "draw.h",
+        "decoder.h",
+        "decoder_layers.h",
+        "decoder_drafts.h",
+        "decoder_steps.h",
     ),  # fmt: skip
 }
 FLAGS = (

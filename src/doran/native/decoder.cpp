@@ -87,14 +87,15 @@ int64_t decoder_run(Decoder* d, int64_t count, int64_t most, Columns* c, int64_t
 int64_t decoder_speculate(Decoder* d, int64_t count, int64_t most, int64_t most_drafts, double least, Columns* c, int64_t* counts, int64_t threads) {
     int64_t done = 0;
     bool ended = false;
+    most_drafts = std::min({most_drafts, Story::MOST, d->most_rows - 1});
     for (; done < most && !ended; done++) {
         for (int64_t s = 0; s < count; s++) {
             if (!d->pages.grow(s, c->lengths[s] + 1)) return done;
-            int64_t wanted = std::min({most_drafts, Story::MOST, c->budget[s] - c->steps[s] - 1});
+            int64_t wanted = std::min(most_drafts, c->budget[s] - c->steps[s] - 1);
             while (wanted > 0 && !d->pages.grow(s, c->lengths[s] + 1 + wanted)) wanted--;
             d->stories[s].room = wanted;
         }
-        d->round(*c, count, std::min(most_drafts, Story::MOST), least, int(threads));
+        d->round(*c, count, most_drafts, least, int(threads));
         for (int64_t s = 0; s < count; s++) {
             Story& story = d->stories[s];
             ended |= c->ended[s];
