@@ -110,12 +110,13 @@ struct Story {
     static const int64_t MOST = 15;
     std::vector<int64_t> ids;
     std::vector<float> states;
-    int64_t pending = 0, room = 0, num_drafts = 0, first_row = 0, drafted = 0, accepted = 0, drafts[MOST];
+    int64_t cached = 0, pending = 0, room = 0, num_drafts = 0, first_row = 0, drafted = 0, accepted = 0, drafts[MOST];
     double chance = 0.;  // that all drafts so far are right, as the module sees it
-    void tell(int64_t past, const int64_t* tokens, int64_t count) {
+    void tell(int64_t past, const int64_t* tokens, int64_t count) {  // `count` tokens behind the first `past` ones, which are cached
         ids.resize(size_t(past));
         ids.insert(ids.end(), tokens, tokens + count);
-        if (past == 0) pending = 0;
+        pending = past == 0 ? 0 : std::max<int64_t>(0, pending - std::max<int64_t>(0, cached - past));  // some may have been taken back
+        cached = past;
     }
 };
 

@@ -35,9 +35,17 @@ struct Drafting : Layers<T, C> {
         if (!d.tokens.empty()) Base::look_ahead(d, o, t, int64_t(d.tokens.size()), [&](int64_t m) { return d.states[m]; });
         t.sync();
     }
-    void catch_up(Work& d, Own& o, Team& t, int64_t slot, int64_t past) {  // before more tokens of a sequence are fed
-        if (t.rank == 0) { clear(d); list_pending(d, slot, past); }
-        look(d, o, t);
+    void catch_up(Work& d, Own& o, Team& t, const int64_t* slots, int64_t count) {  // before more tokens of these are fed
+        for (int64_t u = 0, next; u < count; u = next) {
+            int64_t rows = 0;
+            for (next = u; next < count && (next == u || rows + stories[slots[next]].pending <= most_rows); next++) rows += stories[slots[next]].pending;
+            t.sync();
+            if (t.rank == 0) {
+                clear(d);
+                for (int64_t i = u; i < next; i++) list_pending(d, slots[i], stories[slots[i]].cached);
+            }
+            look(d, o, t);
+        }
     }
     void show(Work& w, Own& o, Team& t, const int64_t* places, const int64_t* slots, int64_t M) {  // rows that have just passed the layers
         Work& d = behind(w);
@@ -46,6 +54,7 @@ struct Drafting : Layers<T, C> {
             for (int64_t m = 0; m < M; m++) {
                 Story& story = stories[slots[m]];
                 size_t next = size_t(places[m]) + 1;
+                story.cached = places[m] + 1;
                 if (next == story.ids.size()) keep_pending(story, w.h[m]);
                 else norm(w.h[m], norm_out, z.hidden, r.eps, list(d, story.ids[next], places[m], slots[m]));
             }

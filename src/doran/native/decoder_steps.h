@@ -46,13 +46,13 @@ struct Typed : Drafting<T, C> {
 
     // ---- the plain step ----
     struct Batch {
-        const int64_t *tokens, *places, *slots, *starts;
+        const int64_t *tokens, *places, *slots, *starts, *units;  // units: the slot of each
         float* logits;
         Columns* draws;
     };
     void pass(Work& w, Own& o, Team& t, const Batch& b, int64_t u0, int64_t u1) {
         int64_t first = b.starts[u0], end = b.starts[u1];
-        for (int64_t u = u0; z.has_mtp() && u < u1; u++) Base::catch_up(Base::behind(w), o, t, b.slots[b.starts[u]], b.places[b.starts[u]]);
+        if (z.has_mtp()) Base::catch_up(Base::behind(w), o, t, b.units + u0, u1 - u0);
         for (int64_t at = first, n; at < end; at += n) {
             n = std::min(most_rows, end - at);
             Base::forward(w, o, t, b.tokens + at, b.places + at, b.slots + at, n);
@@ -81,7 +81,9 @@ struct Typed : Drafting<T, C> {
         std::vector<int64_t> tasks{0};  // consecutive units of together about `rows` rows; a longer unit alone
         for (int64_t u = 0; u < count; u++)
             if (u + 1 == count || starts[u + 2] - starts[tasks.back()] > rows) tasks.push_back(u + 1);
-        Batch batch{tokens, places, slots, starts, logits, draws};
+        std::vector<int64_t> units;
+        for (int64_t u = 0; u < count; u++) units.push_back(slots[starts[u]]);
+        Batch batch{tokens, places, slots, starts, units.data(), logits, draws};
         spread(tasks, as_team, threads, [&](Work& w, Own& o, Team& t, int64_t u0, int64_t u1) { pass(w, o, t, batch, u0, u1); });
     }
 
@@ -115,6 +117,7 @@ struct Typed : Drafting<T, C> {
                 if (ended || !more) break;
                 story.ids.push_back(c.tokens[s]);
             }
+            story.cached = c.lengths[s];
             story.drafted += story.num_drafts;
         }
         t.sync();
