@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import count, product
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from engine_kit import CONFIGS
 
 from doran.base.errors import UsageError
 from doran.engine import Completion, Engine, SamplingParams
+from doran.engine.control import Controls, Token
 from doran.engine.request import Drafts, Speculation
 from doran.engine.speculate import MTPDraft, speculate
 from doran.layers.attention import PackedAttend
@@ -94,6 +96,35 @@ def test_a_text_that_repeats_itself_comes_in_fewer_steps() -> None:
     )
 
 
+@pytest.mark.parametrize(("family", "drafts"), CASES)
+def test_a_live_session_speculates_and_takes_back_what_is_refused(family: str, drafts: Drafts) -> None:
+    model = build(CONFIGS[family], seed=3)
+    plain = generated(Engine(model), 0.8)
+    live = Engine(model, speculation=Speculation(drafts, 3, 0.0)).open(interval=0.05)
+    said: dict[tuple[int, int], list[int]] = {}
+
+    def controls(i: int, j: int) -> Controls:
+        heard = said[i, j] = []
+        turn = count()
+
+        def watch(token: Token) -> bool:
+            heard.append(token.id)
+            return False
+
+        def read(tokens: Sequence[int], logprobs: Sequence[float]) -> tuple[int, bool]:
+            kept = len(tokens) if next(turn) % 2 else len(tokens) // 2  # every other time it wants to hear one by one
+            heard.extend(tokens[:kept])
+            return kept, False
+
+        return Controls(watch=watch, read=read)
+
+    for i, (prompt, p) in enumerate(zip(PROMPTS, settings(0.8), strict=True)):
+        live.submit(prompt, p, [controls(i, j) for j in range(2)])
+    while live.busy:
+        live.step()
+    assert said == {(i, j): c.token_ids for i, pair in enumerate(plain) for j, c in enumerate(pair)}
+
+
 def test_unlikely_drafts_are_left_out() -> None:
     model = build(CONFIGS["deepseek_v3"], seed=3)
     drafted = []
@@ -145,6 +176,6 @@ def test_wrong_use_is_told() -> None:
         Engine(build(CONFIGS["qwen2"]), speculation=Speculation("mtp"))
     with pytest.raises(UsageError, match="unknown drafts 'oracle'"):
         Speculation("oracle")  # type: ignore[arg-type]
-    for count in (0, 16):
-        with pytest.raises(UsageError, match=f"draft_tokens is {count}"):
-            Speculation("ngram", count)
+    for width in (0, 16):
+        with pytest.raises(UsageError, match=f"draft_tokens is {width}"):
+            Speculation("ngram", width)

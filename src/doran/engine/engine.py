@@ -37,11 +37,18 @@ class EngineStats:
 
     prefill_tokens: int = 0
     prefill_seconds: float = 0.0
-    decode_tokens: int = 0  # one per running request and decode step
+    decode_tokens: int = 0  # one per running request and decode step, and the drafts that were right
     decode_seconds: float = 0.0
     decode_steps: int = 0
     draft_tokens: int = 0  # guessed where the engine speculates
     accepted_tokens: int = 0  # and right
+
+    def decoded(self, steps: int, requests: int, drafted: int = 0, accepted: int = 0) -> None:
+        """Count decode steps of so many requests."""
+        self.decode_steps += steps
+        self.decode_tokens += steps * requests + accepted
+        self.draft_tokens += drafted
+        self.accepted_tokens += accepted
 
     def reset(self) -> None:
         self.__init__()  # type: ignore[misc]
@@ -54,7 +61,7 @@ class Engine:
     cache_dtype     of the cached keys and values (or latents); None: the compute dtype
     compute_dtype   None: the model's own, and no copy; else each call works on a copy of the weights in this dtype
     cache_bytes     memory for the cache; None: half of what is free when a call starts. Requests wait until theirs fits
-    speculation     whether `generate` and `stream` guess ahead: same tokens, sooner or later (native runner only)
+    speculation     whether and how it guesses ahead: the same tokens in fewer steps (by the native runner only)
     """
 
     def __init__(
@@ -212,24 +219,15 @@ class _Call:
 
     def _decode(self, count: int, most: int) -> list[int]:
         if isinstance(self.runner, NativeRunner):
-            return self._run(self.runner, count, most)
+            steps, ended = self.runner.run(self.slots, count, most)
+            self.stats.decoded(steps, count, *self.runner.take_counts())
+            return ended
         lengths_N = self.slots.lengths_S[:count]
         reserve(self.runner, self.scheduler.running, count, int(lengths_N.max()) + 1)
         logits_NV = self.runner.decode(self.slots.tokens_S[:count], lengths_N)
         lengths_N += 1
-        self.stats.decode_tokens += count
-        self.stats.decode_steps += 1
+        self.stats.decoded(1, count)
         return self.slots.advance(0, logits_NV)
-
-    def _run(self, runner: NativeRunner, count: int, most: int) -> list[int]:
-        drafted, accepted = runner.drafted, runner.accepted
-        steps, ended = runner.run(self.slots, count, most)
-        right = runner.accepted - accepted
-        self.stats.draft_tokens += runner.drafted - drafted
-        self.stats.accepted_tokens += right
-        self.stats.decode_tokens += steps * count + right
-        self.stats.decode_steps += steps
-        return ended
 
     def _clear(self, ended: list[int]) -> list[tuple[Request, Completion]]:
         """Collect what has ended and close the gaps."""

@@ -45,7 +45,7 @@ class Live:
 
     def __init__(self, engine: Engine, interval: float = 0.0) -> None:
         self._engine, self._stats = engine, engine.stats
-        self._runner = engine.runner(engine.max_batch)
+        self._runner = engine.runner(engine.max_batch, engine.speculation)
         self._scheduler = Scheduler([], engine.max_batch, self._runner.fits)
         # One native call where there is one: between many small torch calls a server's other thread would take the GIL.
         self._draw = draw if isinstance(self._runner, NativeRunner) else sample
@@ -160,16 +160,16 @@ class Live:
         number = len(rows)
         if isinstance(self._runner, NativeRunner) and not any(r.careful for r in rows):
             steps, stopped = self._runner.run(window, number, self._most(started))
+            self._stats.decoded(steps, number, *self._runner.take_counts())
             self._step_seconds = 0.5 * (self._step_seconds + (time.perf_counter() - started) / steps)
             self._close((slot, *self._hear(slot, rows[slot])) for slot in stopped)
         else:
-            steps, lengths_N = 1, window.lengths_S[:number]
+            lengths_N = window.lengths_S[:number]
             reserve(self._runner, self._scheduler.running, number, int(lengths_N.max()) + 1)
             logits_NV = self._runner.decode(window.tokens_S[:number], lengths_N)
             lengths_N += 1
+            self._stats.decoded(1, number)
             self._close(self._advance(0, rows, logits_NV))
-        self._stats.decode_tokens += steps * number
-        self._stats.decode_steps += steps
         full = bool((window.steps_S[:number] == WIDTH).any())
         if full or time.perf_counter() >= self._due:
             self._hand_over()
@@ -199,8 +199,10 @@ class Live:
         for i, (token, logprob) in enumerate(zip(tokens_N.tolist(), logprobs_N.tolist(), strict=True)):
             slot = first + i
             if rows[i].careful:
-                one = (token, logprob)
-                end = ("error", failed[i]) if i in failed else self._took(slot, rows[i], one, chosen_NV[i], logits_NV[i])
+                if i in failed:
+                    ended.append((slot, "error", failed[i]))
+                    continue
+                end = self._took(slot, rows[i], (token, logprob), chosen_NV[i], logits_NV[i])
                 ended.append((slot, *end))
             elif slot in stopped:
                 ended.append((slot, *self._hear(slot, rows[i])))

@@ -88,7 +88,7 @@ class NativeRunner:
             self._packed.with_mtp(model)
         self._rope = model.rope
         self._positions, self._used = 0, 0
-        self.drafted = self.accepted = 0  # tokens, since the runner was made
+        self._counts = [0, 0]
         kinds = self._packed.embed_kind, self._packed.head_kind, DRAFTS.index(speculation.drafts), self._packed.eh_kind
         self._open(sizes(config, dtype, cache_dtype, *kinds), budget, arena)
 
@@ -180,13 +180,17 @@ class NativeRunner:
         if drafts:
             counts, least = torch.zeros(2, dtype=torch.long), self.speculation.least_chance
             steps = self._call("decoder_speculate", count, most, drafts, least, table, counts, self.threads)
-            self.drafted += int(counts[0])
-            self.accepted += int(counts[1])
+            self._counts = [a + b for a, b in zip(self._counts, counts.tolist(), strict=True)]
         else:
             steps = self._call("decoder_run", count, most, table, self.threads)
         if steps == 0:
             self._checked(-1)
         return steps, ended_N.nonzero()[:, 0].tolist()
+
+    def take_counts(self) -> tuple[int, int]:
+        """Tokens drafted and accepted since this was last asked."""
+        (drafted, accepted), self._counts = self._counts, [0, 0]
+        return drafted, accepted
 
     def _feed(self, tokens: list[int], counts: list[int], slots: list[int], past: list[int]) -> Tensor:
         """Sequences of counts[u] tokens into slots[u] behind past[u] cached ones; logits_NV of their last tokens."""
