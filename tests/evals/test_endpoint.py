@@ -18,7 +18,7 @@ from doran.tasks.task import Item, right, wrong
 
 
 @contextmanager
-def server(answer) -> Iterator[tuple[str, list]]:
+def server(answer, cut: int = 0) -> Iterator[tuple[str, list]]:
     seen: list = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -28,7 +28,8 @@ def server(answer) -> Iterator[tuple[str, list]]:
             code, value = answer(body, len(seen))
             payload = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(code)
-            self.send_header("Content-Length", str(len(payload)))
+            promised = len(payload) + (9 if len(seen) <= cut else 0)  # the first `cut` answers break off
+            self.send_header("Content-Length", str(promised))
             self.end_headers()
             self.wfile.write(payload)
 
@@ -99,6 +100,25 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_one_line():
             run(url)
 
 
+def test_a_server_that_asks_for_a_pause_gets_it_and_one_that_hangs_up_is_asked_again(monkeypatch):
+    from email.message import Message
+    from urllib.error import HTTPError
+
+    from doran.evals.endpoint import asked_pause
+
+    for told, pause in [("7", 7.0), ("100000", 120.0), ("Wed, 21 Oct", 0.0), ("", 0.0)]:
+        headers = Message()
+        headers["Retry-After"] = told
+        assert asked_pause(HTTPError("u", 429, "busy", headers, None)) == pause
+
+    def torn(body, n):
+        return (200, b"torn") if n == 1 else said()
+
+    with server(torn, cut=1) as (url, seen):
+        assert run(url, k=1).summary()["all"]["pass@1"].value == 1.0
+    assert len(seen) == 6
+
+
 def test_no_server_and_no_address_are_named(monkeypatch):
     with pytest.raises(EndpointError, match="cannot be reached"):
         run("http://127.0.0.1:9")
@@ -121,7 +141,9 @@ def test_the_key_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with server(lambda body, n: said()) as (url, seen):
         run(url + "/v1/", k=1)
-    assert seen[0][0] == "/v1/chat/completions" and seen[0][2] == "Bearer secret"
+        monkeypatch.setenv("MY_KEY", "other")
+        run(url, k=1, key_env="MY_KEY")
+    assert seen[0][0] == "/v1/chat/completions" and seen[0][2] == "Bearer secret" and seen[-1][2] == "Bearer other"
 
 
 def test_messages_become_text():

@@ -1,13 +1,14 @@
 """Asking an OpenAI-compatible server: `POST /v1/chat/completions`, one request a completion, several at once.
 
 The server's own chat template wraps the question. `reasoning_content` (or `reasoning`) is put back between think tags,
-so that scorers see what they see of doran's own models. A key is read from OPENAI_API_KEY where it is set. Stop strings
-are never sent, since a server would obey them inside a thought too; they are applied here.
-Whether the same seed gives the same reply is the server's business.
+so that scorers see what they see of doran's own models. A key is read from an environment variable (OPENAI_API_KEY
+unless told) where it is set. Stop strings are never sent, since a server would obey them inside a thought too; they are
+applied here. Whether the same seed gives the same reply is the server's business.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import time
@@ -24,10 +25,13 @@ from doran.text.parse import CLOSE, OPEN
 
 RETRIES = 4
 PATIENCE = 600.0  # seconds for one reply
+LONGEST_PAUSE = 120.0  # seconds that a server may ask us to wait
 
 
 class EndpointError(DoranError):
-    """A server that cannot be reached, refuses, or answers something else."""
+    """A server that cannot be reached, refuses, or answers something else. `code`: HTTP's, where it refused."""
+
+    code: int | None = None
 
 
 class EndpointSampler:
@@ -37,14 +41,14 @@ class EndpointSampler:
 
     def __init__(
         self, url: str, model: str, params: Any, *, stops: Sequence[str] = (), parallel: int = 8,
-        on_finish: Callable[[], None] | None = None, wait: float = 1.0,
+        on_finish: Callable[[], None] | None = None, wait: float = 1.0, key_env: str = "OPENAI_API_KEY",
     ) -> None:  # fmt: skip
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"--endpoint {url}: not an address", hint="write it as http://127.0.0.1:8000")
         base = url.rstrip("/")
         self.url = (base if base.endswith("/v1") else base + "/v1") + "/chat/completions"
         self.model, self.params, self.stops, self.parallel = model, params, tuple(stops), parallel
-        self.on_finish, self.wait = on_finish, wait
+        self.on_finish, self.wait, self.key_env = on_finish, wait, key_env
 
     def chunks(self, items: Sequence[Any], k: int) -> list[range]:
         """All of them: nothing here depends on its neighbours."""
@@ -68,12 +72,13 @@ class EndpointSampler:
     def _question(self, item: Any, k: int) -> tuple[list[Reply], int]:
         answers = []
         for j in range(k):
-            answers.append(self._completion(item, j))
+            answers.append(self.completion(item, j))
             if self.on_finish:
                 self.on_finish()
         return [reply for reply, _ in answers], answers[0][1]
 
-    def _completion(self, item: Any, j: int) -> tuple[Reply, int]:
+    def completion(self, item: Any, j: int) -> tuple[Reply, int]:
+        """(reply j to one question, its prompt's tokens). EndpointError after the retries."""
         params = self.params
         body = {
             "model": self.model,
@@ -97,33 +102,44 @@ class EndpointSampler:
         return Reply(text, tokens, reason == "length" and not stopped), int(usage.get("prompt_tokens") or 0)
 
     def _post(self, body: dict[str, Any]) -> Any:
-        """The server's JSON. A busy or restarting server is asked again, four times, waiting longer each time."""
+        """The server's JSON. A busy or restarting server is asked again, four times, waiting longer each time, or as
+        long as it says."""
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("OPENAI_API_KEY"):
+        if key := os.environ.get(self.key_env):
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
         for attempt in range(RETRIES + 1):
+            pause = self.wait * 2**attempt
             try:
                 with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
                     return json.loads(reply.read())
             except urllib.error.HTTPError as error:
                 if (error.code != 429 and error.code < 500) or attempt == RETRIES:
                     said = error.read().decode("utf-8", "replace")[:200]
-                    raise EndpointError(
-                        f"{self.url} refused with {error.code}: {said}", hint="check --served-model and its limits"
-                    ) from None
+                    refusal = EndpointError(
+                        f"{self.url} refused with {error.code}: {said}", hint="check the model's name and its limits"
+                    )
+                    refusal.code = error.code
+                    raise refusal from None
+                pause = max(pause, asked_pause(error))
             except json.JSONDecodeError:
                 raise EndpointError(
                     f"{self.url} did not answer JSON", hint="is this an OpenAI-compatible server?"
                 ) from None
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:  # the latter: cut off in the middle of an answer
                 if attempt == RETRIES:
                     why = getattr(error, "reason", error)
                     raise EndpointError(
                         f"{self.url} cannot be reached ({why})", hint="is the server running?"
                     ) from None
-            time.sleep(self.wait * 2**attempt)
+            time.sleep(pause)
         raise AssertionError("unreachable")
+
+
+def asked_pause(error: urllib.error.HTTPError) -> float:
+    """Seconds of a Retry-After header, at most LONGEST_PAUSE; 0 where there is none."""
+    told = error.headers.get("Retry-After", "") if error.headers else ""
+    return min(float(told), LONGEST_PAUSE) if told.strip().isdecimal() else 0.0
 
 
 def spoken(message: dict[str, Any]) -> str:

@@ -20,19 +20,21 @@ from doran.plan.prices import Budget, Prices
 
 @dataclass(frozen=True)
 class Spent:
-    """Totals. `measured`: whether all joules were."""
+    """Totals. `measured`: whether all joules were. `bought_usd`: paid to others, such as for a teacher's tokens."""
 
     seconds: float = 0.0
     joules: float = 0.0
     measured: bool = True
+    bought_usd: float = 0.0
 
     def __add__(self, other: Spent) -> Spent:
-        measured = self.measured and other.measured
-        return Spent(self.seconds + other.seconds, self.joules + other.joules, measured)
+        measured, bought = self.measured and other.measured, self.bought_usd + other.bought_usd
+        return Spent(self.seconds + other.seconds, self.joules + other.joules, measured, bought)
 
     def as_dict(self) -> dict[str, Any]:
         """What seconds.json keeps."""
-        return {"seconds": self.seconds, "joules": self.joules, "measured": self.measured}
+        bought = {"bought_usd": self.bought_usd} if self.bought_usd else {}
+        return {"seconds": self.seconds, "joules": self.joules, "measured": self.measured, **bought}
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Meter:
     clock: Callable[[], float] = time.monotonic
     counter: EnergyCounter = field(default_factory=EnergyCounter)
     keep: Callable[[], None] | None = None
+    bought_usd: float = 0.0  # whoever buys something adds it here
 
     def __post_init__(self) -> None:
         self._began = self.clock()
@@ -58,18 +61,18 @@ class Meter:
         seconds = self.clock() - self._began
         now = self.counter.joules()
         if now is None or self._joules is None:
-            return Spent(seconds, seconds * self.hardware.watts, False)
-        return Spent(seconds, now - self._joules, True)
+            return Spent(seconds, seconds * self.hardware.watts, False, self.bought_usd)
+        return Spent(seconds, now - self._joules, True, self.bought_usd)
 
     def so_far(self) -> Spent:
         """Spent by the whole run."""
         return self.before + self.here()
 
     def usd(self, spent: Spent) -> float:
-        """Rent where the machine has a rent, else the electricity at the socket."""
+        """Rent where the machine has a rent, else the electricity at the socket; and what was bought."""
         if self.hardware.slug in self.prices.rent:
-            return spent.seconds / 3600 * self.prices.rent[self.hardware.slug]
-        return self.kwh(spent) * self.prices.usd_per_kwh
+            return spent.seconds / 3600 * self.prices.rent[self.hardware.slug] + spent.bought_usd
+        return self.kwh(spent) * self.prices.usd_per_kwh + spent.bought_usd
 
     def kwh(self, spent: Spent) -> float:
         """Energy at the socket."""

@@ -16,7 +16,7 @@ from doran.base.errors import ConfigError, UsageError, suggest
 from doran.plan.hardware import Hardware
 from doran.plan.profiles import FOLDER, settings_folder
 
-_KEYS = ("krw_per_usd", "usd_per_kwh", "overhead", "rent_usd_per_hour", "date")
+_KEYS = ("krw_per_usd", "usd_per_kwh", "overhead", "rent_usd_per_hour", "usd_per_million_tokens", "date")
 CURRENCIES = {"usd": "USD", "$": "USD", "dollar": "USD", "dollars": "USD", "krw": "KRW", "₩": "KRW", "won": "KRW",
               "원": "KRW"}  # fmt: skip
 UNITS = {"h": "hours", "hour": "hours", "hours": "hours", "시간": "hours", "kwh": "kwh"}
@@ -24,12 +24,14 @@ UNITS = {"h": "hours", "hour": "hours", "hours": "hours", "시간": "hours", "kw
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """`rent`: USD for an hour of one device, by slug. `overhead`: power at the socket over power of the devices."""
+    """`rent`: USD for an hour of one device, by slug. `overhead`: power at the socket over power of the devices.
+    `tokens`: USD for a million tokens of a model behind a server, read and written, by the model's name."""
 
     krw_per_usd: float
     usd_per_kwh: float
     overhead: float = 1.3
     rent: Mapping[str, float] = field(default_factory=dict)
+    tokens: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     date: str = ""
     where: str = "prices.yaml"
 
@@ -68,6 +70,7 @@ def load_prices(path: Path | None = None) -> Prices:
     if not isinstance(rent, Mapping):
         raise ConfigError(f"{path}: rent_usd_per_hour is {rent!r}", hint="give device names and prices")
     overhead = values.get("overhead", 1.3)
+    tokens = _token_prices(path, values.get("usd_per_million_tokens") or {})
     figures = {**{k: values[k] for k in ("krw_per_usd", "usd_per_kwh")}, "overhead": overhead, **rent}
     for key, value in figures.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
@@ -78,8 +81,20 @@ def load_prices(path: Path | None = None) -> Prices:
         raise ConfigError(f"{path}: overhead is {overhead}", hint="it is at least 1: all power at the socket")
     return Prices(
         krw_per_usd=float(values["krw_per_usd"]), usd_per_kwh=float(values["usd_per_kwh"]), overhead=float(overhead),
-        rent={str(k): float(v) for k, v in rent.items()}, date=str(values.get("date", "")), where=str(path),
+        rent={str(k): float(v) for k, v in rent.items()}, tokens=tokens, date=str(values.get("date", "")),
+        where=str(path),
     )  # fmt: skip
+
+
+def _token_prices(path: Path, given: object) -> dict[str, tuple[float, float]]:
+    """{model: (read, written)} from {model: [read, written]}. ConfigError names the model."""
+    found: dict[str, tuple[float, float]] = {}
+    for name, pair in given.items() if isinstance(given, Mapping) else [("usd_per_million_tokens", None)]:
+        good = isinstance(pair, (list, tuple)) and len(pair) == 2
+        if not good or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and v >= 0 for v in pair):
+            raise ConfigError(f"{path}: {name} is {pair!r}", hint="give prices for a million tokens: [read, written]")
+        found[str(name)] = (float(pair[0]), float(pair[1]))
+    return found
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ def spent_in(folder: Path) -> Spent:
     if not file.exists():
         return Spent()
     kept = read_json(file)
-    return Spent(kept["seconds"], kept.get("joules", 0.0), kept.get("measured", False))
+    return Spent(
+        kept["seconds"], kept.get("joules", 0.0), kept.get("measured", False), kept.get("bought_usd", 0.0)
+    )  # fmt: skip
 
 
 @contextmanager

@@ -43,49 +43,65 @@ def collect(
     language: Languages = "mixed",
 ) -> tuple[list[Row], dict[str, int]]:
     """Ask, judge, filter: rows {task, language, messages}, and counts (sampled, kept, and why others were dropped)."""
-    questions = [
+    questions = questions_of(tasks, settings, seed, language)
+    prompts = [style(tokenizer, q.prompt) for q in questions]
+    opened = opens(tokenizer, style)
+    params = sampling_params(tokenizer, settings, seed, len(questions))
+    sampled = Engine(model, max_batch=max_batch).generate(prompts, params, n=settings.samples)
+    replies = [[(completion_text(tokenizer, c, opened), c.finish_reason) for c in group] for group in sampled]
+    rows, counts = passed(questions, replies, settings.keep, rewrite_by_rule)
+    return rows + general_rows(tasks, settings.general, seed, counts), counts
+
+
+def questions_of(tasks: dict[str, Task], settings: Sampling, seed: int, language: Languages) -> list[Question]:
+    """The training questions that `settings` asks for."""
+    return [
         Question(item, tasks[name])
         for name, n in settings.questions.items()
         for item in tasks[name].generate("train", n, seed, language)
     ]
-    params = [
+
+
+def sampling_params(tokenizer: Tokenizer, settings: Sampling, seed: int, count: int) -> list[SamplingParams]:
+    """One for each of `count` questions, with a seed of its own."""
+    return [
         SamplingParams(
             settings.max_new_tokens,
             temperature=settings.temperature,
             seed=seed_for(seed, i) % 2**62,
             stop_token_ids=tuple(tokenizer.stop_ids),
         )
-        for i in range(len(questions))
+        for i in range(count)
     ]
-    prompts = [style(tokenizer, q.prompt) for q in questions]
-    opened = opens(tokenizer, style)
+
+
+def passed(
+    questions: Sequence[Question], replies: Sequence[Sequence[tuple[str, str]]], keep: int, rewrite_by_rule: bool
+) -> tuple[list[Row], dict[str, int]]:
+    """(rows of what passes the filters, counts). `replies`: text and finish reason of every completion, by question."""
     counts = dict.fromkeys(
         ("sampled", "kept", "cut off", "malformed", "wrong", "other language", "not readable", "general"), 0
     )
     rows: list[Row] = []
-    for question, completions in zip(
-        questions, Engine(model, max_batch=max_batch).generate(prompts, params, n=settings.samples), strict=True
-    ):
+    for question, group in zip(questions, replies, strict=True):
         good: set[str] = set()
-        for completion in completions:
+        for said, finish_reason in group:
             counts["sampled"] += 1
-            text, why = judge(
-                question, completion_text(tokenizer, completion, opened), completion.finish_reason, rewrite_by_rule
-            )
+            text, why = judge(question, said, finish_reason, rewrite_by_rule)
             if text is None:
-                counts[why] += 1
+                counts[why] = counts.get(why, 0) + 1
             else:
                 good.add(text)
-        for text in sorted(good, key=lambda t: (len(t), t))[: settings.keep]:
+        for text in sorted(good, key=lambda t: (len(t), t))[:keep]:
             counts["kept"] += 1
             rows.append(row(question, text))
-    return rows + general_rows(tasks, settings.general, seed, counts), counts
+    return rows, counts
 
 
 def judge(question: Question, text: str, finish_reason: str, rewrite_by_rule: bool) -> tuple[str | None, str]:
     """The text to keep, or None and the reason."""
-    if finish_reason == "length":
-        return None, "cut off"
+    if finish_reason != "stop":
+        return None, "cut off" if finish_reason == "length" else finish_reason
     if format_reward(text) < 1.0:
         return None, "malformed"
     if not question.task.score(question.item, text).correct:

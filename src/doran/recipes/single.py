@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from doran.plan.meter import Meter
 from doran.plan.prices import load_prices, parse_budget
@@ -16,11 +17,15 @@ from doran.recipes.receipt import write_receipt
 
 
 @contextmanager
-def metered(out: Path, verb: str, seed: int, budget: str | None, inputs: Mapping[str, Path]) -> Iterator[Meter]:
+def metered(
+    out: Path, verb: str, seed: int, budget: str | None, inputs: Mapping[str, Path],
+    notes: Mapping[str, Any] | None = None,
+) -> Iterator[Meter]:  # fmt: skip
     """The meter for what the block does in `out`, which exists; it goes on from what earlier starts spent there.
 
     Give the meter to Progress: then the loop stops at the budget. seconds.json is kept however the block ends, and
-    receipt.json is written when it ended well; a folder that has one already is finished and costs nothing more.
+    receipt.json is written when it ended well, with `notes` as they are then; a folder that has one already is finished
+    and costs nothing more.
     UsageError: a budget that is not understood. BudgetReached: it was used up before.
     """
     limit = parse_budget(budget) if budget else None
@@ -31,4 +36,4 @@ def metered(out: Path, verb: str, seed: int, budget: str | None, inputs: Mapping
     meter.check()
     with charged(meter, out) as total:
         yield meter
-        write_receipt(out, verb, total(), seed, {}, meter, inputs)
+        write_receipt(out, verb, total(), seed, notes or {}, meter, inputs)

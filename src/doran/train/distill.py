@@ -1,9 +1,10 @@
 """Distillation with the teacher's probabilities: on its stored top-k, or on what the student itself samples.
 
-Both need one tokenizer for teacher and student, and the teacher's samples only where the method says so. Learning from
+Both need one vocabulary for teacher and student, and the teacher's samples only where the method says so. Learning from
 a teacher's text alone is train/sft.py. A step follows from weights, optimizer and its number, so runs resume exactly.
 
-N learned tokens, T tokens of a pack, K stored tokens of each, V vocab_size.
+N learned tokens, T tokens of a pack, K stored tokens of each, V vocab_size: the smaller of the two models', which may
+be padded differently (Qwen2.5 has 151,936 and 152,064 rows for one tokenizer).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from doran.layers.attention import PackedAttend
 from doran.layers.lora import merged
 from doran.layers.moe import RouterStats, update_router_bias
 from doran.models.decoder import Decoder
+from doran.text.tokenizer import Tokenizer
 from doran.train.batch import ROUND_TOKENS, by_tokens, pack
 from doran.train.loop import Loop, Metrics
 from doran.train.losses import IGNORE, token_logprobs
@@ -38,6 +40,7 @@ from doran.train.pretrain import LmSettings, head_weight
 from doran.train.samples import Dialect, Draw
 from doran.train.sft import Sample, SftSettings, batch_plan, check_samples, digest
 
+PART = 256  # samples of a stored part
 ROWS = 512  # logits of so many rows exist at a time
 
 RowLoss = Callable[[Tensor, Tensor, slice], Tensor]
@@ -88,15 +91,50 @@ class TopkTable:
         held = read_file(path)
         return TopkTable(held["ids"].long(), held["logprobs"], held["starts"].tolist())
 
+    @staticmethod
+    def join(parts: Sequence[TopkTable]) -> TopkTable:
+        """One table of samples one after the other."""
+        starts = [0]
+        for part in parts:
+            starts += [starts[-1] + end for end in part.starts[1:]]
+        return TopkTable(
+            torch.cat([p.ids_NK for p in parts]), torch.cat([p.logprobs_NK for p in parts]), starts
+        )  # fmt: skip
+
+
+def stored_topk(
+    teacher: Callable[[], Decoder], samples: Sequence[Sample], k: int, vocab_size: int, folder: Path,
+    on_samples: Callable[[int], None] | None = None,
+) -> TopkTable:  # fmt: skip
+    """`teacher_topk` in parts of PART samples, each kept in `folder`; `teacher()` is called where one is missing.
+
+    `on_samples(n)`: so many samples are done.
+    """
+    model, parts = None, []
+    for first in range(0, len(samples), PART):
+        some = samples[first : first + PART]
+        file = folder / f"{first:06d}-{k}-{digest(some)}.safetensors"
+        if not file.exists():
+            model = model or teacher()
+            folder.mkdir(parents=True, exist_ok=True)
+            teacher_topk(model, some, k, vocab_size=vocab_size).save(file)
+        parts.append(TopkTable.load(file))
+        if on_samples is not None:
+            on_samples(min(first + PART, len(samples)))
+    return TopkTable.join(parts)
+
 
 @torch.no_grad()
-def teacher_topk(teacher: Decoder, samples: Sequence[Sample], k: int, tokens_per_batch: int = 8192) -> TopkTable:
-    """What the teacher thinks at every learned token of `samples`, fp32."""
-    k = min(k, teacher.config.vocab_size)
+def teacher_topk(
+    teacher: Decoder, samples: Sequence[Sample], k: int, tokens_per_batch: int = 8192, vocab_size: int | None = None
+) -> TopkTable:
+    """What the teacher thinks at every learned token of `samples`, fp32, of the first `vocab_size` tokens."""
+    shared = min(teacher.config.vocab_size, vocab_size or teacher.config.vocab_size)
+    k = min(k, shared)
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for group in by_tokens([len(ids) - 1 for ids, _ in samples], tokens_per_batch):
         h_ND = _learned(teacher, p := pack([samples[i] for i in group]))[0]
-        tops = [teacher.logits(h_nD).float().log_softmax(-1).topk(k) for h_nD in h_ND.split(ROWS)]
+        tops = [teacher.logits(h_nD)[:, :shared].float().log_softmax(-1).topk(k) for h_nD in h_ND.split(ROWS)]
         ids_NK, logprobs_NK = torch.cat([t.indices for t in tops]), torch.cat([t.values for t in tops])
         sizes = [sum(map(bool, samples[i][1][1:])) for i in group]
         assert sum(sizes) == int((p.targets_T != IGNORE).sum())
@@ -141,24 +179,29 @@ def run_topk(
 def run_on_policy(
     model: Decoder, teacher: Decoder, dialect: Dialect, draw: Draw, settings: OnPolicySettings, out_dir: Path,
     progress: Progress | None = None, add_files: Callable[[Path], None] | None = None,
+    teacher_prompt: Callable[[Any], list[int]] | None = None,
 ) -> Path:  # fmt: skip
-    """Let `model` answer drawn questions and bring it towards `teacher` on its own tokens; returns out_dir/model."""
+    """Let `model` answer drawn questions and bring it towards `teacher` on its own tokens; returns out_dir/model.
+
+    `teacher_prompt(item)`: the question as the teacher knows questions, where that is not the student's form.
+    """
     loop = Loop(
         model, build_optimizer(model, settings), settings, Path(out_dir), settings.steps, progress,
         shown=("loss", "reverse_kl", "length"), add_files=add_files,
     )  # fmt: skip
     teacher.requires_grad_(False)
+    shared = min(model.config.vocab_size, teacher.config.vocab_size)
     engine = Engine(model, max_batch=settings.max_batch)
 
     def step_fn(step: int) -> Metrics:
-        answers = _answers(engine, dialect, draw, settings, step)
-        lengths = [len(ids) - 1 for ids, _, _ in answers]
+        answers = _answers(engine, dialect, draw, settings, step, teacher_prompt)
         parts, gap = [], 0.0
-        for group in by_tokens(lengths, settings.tokens_per_micro_batch):
+        for group in by_tokens([len(a.ids) - 1 for a in answers], settings.tokens_per_micro_batch):
             chosen = [answers[i] for i in group]
-            sampled_N = torch.tensor([value for _, _, logprobs in chosen for value in logprobs])
-            p = pack([(ids, mask) for ids, mask, _ in chosen], round_to=ROUND_TOKENS)
-            row_loss, advantages_N = _teacher_loss(teacher, p, sampled_N, settings)
+            sampled_N = torch.tensor([value for a in chosen for value in a.logprobs])
+            p = pack([a.under(a.prompt) for a in chosen], round_to=ROUND_TOKENS)
+            theirs = p if teacher_prompt is None else pack([a.under(a.teacher_prompt) for a in chosen])
+            row_loss, advantages_N = _teacher_loss(teacher, theirs, sampled_N, settings, shared)
             parts.append((p, row_loss))
             gap -= float(advantages_N.sum())
         metrics = _update(loop, parts, step)
@@ -168,10 +211,25 @@ def run_on_policy(
     return loop.run(lambda first: step_fn)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """One completion of the student, with its prompt in the student's form and in the teacher's."""
+
+    prompt: list[int]
+    teacher_prompt: list[int]
+    ids: list[int]
+    logprobs: list[float]  # the sampler's
+
+    def under(self, prompt: list[int]) -> tuple[list[int], list[bool]]:
+        """(ids, loss mask) of the completion after `prompt`."""
+        return prompt + self.ids, [False] * len(prompt) + [True] * len(self.ids)
+
+
 def _answers(
-    engine: Engine, dialect: Dialect, draw: Draw, s: OnPolicySettings, step: int
-) -> list[tuple[list[int], list[bool], list[float]]]:
-    """(ids, loss mask, the sampler's logprobs) of every completion of a step."""
+    engine: Engine, dialect: Dialect, draw: Draw, s: OnPolicySettings, step: int,
+    teacher_prompt: Callable[[Any], list[int]] | None,
+) -> list[Answer]:  # fmt: skip
+    """Every completion of a step."""
     items = draw(python_rng("distill prompts", s.seed, step), s.prompts_per_step)
     prompts = [list(dialect.encode(item)) for item in items]
     params = [
@@ -183,30 +241,48 @@ def _answers(
     ]  # fmt: skip
     with merged(engine.model):
         groups = engine.generate(prompts, params, n=s.samples_per_prompt)
+    theirs = prompts if teacher_prompt is None else [list(teacher_prompt(item)) for item in items]
     return [
-        (prompt + c.token_ids, [False] * len(prompt) + [True] * len(c.token_ids), c.logprobs)
-        for prompt, group in zip(prompts, groups, strict=True)
-        for c in group
-    ]
+        Answer(prompts[i], theirs[i], c.token_ids, c.logprobs) for i, group in enumerate(groups) for c in group
+    ]  # fmt: skip
 
 
-def _teacher_loss(teacher: Decoder, p: Pack, sampled_N: Tensor, s: OnPolicySettings) -> tuple[RowLoss, Tensor]:
-    """(loss of each row of `p`, advantages_N). The teacher's states are computed here, its logits a block at a time."""
+def _teacher_loss(
+    teacher: Decoder, p: Pack, sampled_N: Tensor, s: OnPolicySettings, shared: int
+) -> tuple[RowLoss, Tensor]:
+    """(loss of each learned row of `p`, advantages_N). The teacher's states are computed here, its logits a block at a
+    time; both models' logits are cut to the `shared` first tokens."""
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=s.bf16):
         h_ND, targets_N = _learned(teacher, p)
-        theirs_N = token_logprobs(h_ND, head_weight(teacher), targets_N, temperature=s.temperature)[0]
+        known_N = targets_N.clamp_max(shared - 1)  # a padding row of the student's, should it ever be drawn
+        theirs_N = token_logprobs(h_ND, head_weight(teacher)[:shared], known_N, temperature=s.temperature)[0]
     advantages_N = on_policy_advantages(sampled_N, theirs_N)
 
     def full(logits_nV: Tensor, targets_n: Tensor, rows: slice) -> Tensor:
         with torch.no_grad():
-            theirs_nV = teacher.logits(h_ND[rows])
-        return reverse_kl(logits_nV / s.temperature, theirs_nV / s.temperature)
+            theirs_nV = teacher.logits(h_ND[rows])[:, :shared]
+        return reverse_kl(logits_nV[:, :shared] / s.temperature, theirs_nV / s.temperature)
 
     def sampled(logits_nV: Tensor, targets_n: Tensor, rows: slice) -> Tensor:
         own_n = (logits_nV.float() / s.temperature).log_softmax(-1).gather(-1, targets_n[:, None])[:, 0]
         return on_policy_loss(own_n, sampled_N[rows], advantages_N[rows])
 
     return (full if s.divergence == "full" else sampled), advantages_N
+
+
+def require_same_vocabulary(teacher: Tokenizer, student: Tokenizer) -> None:
+    """DataError, with what differs, unless every token has the same id in both."""
+    theirs, ours = (t.backend.get_vocab(with_added_tokens=True) for t in (teacher, student))
+    if theirs == ours:
+        return
+    token = min((t for t in theirs.keys() | ours.keys() if theirs.get(t) != ours.get(t)), key=lambda t: (len(t), t))
+    where = " and ".join(f"{'nothing' if v.get(token) is None else v[token]} {who}" for v, who in (
+        (theirs, "for the teacher"), (ours, "for the student")))  # fmt: skip
+    sizes = f"{len(theirs):,} and {len(ours):,} tokens"
+    raise DataError(
+        f"teacher and student have different vocabularies ({sizes}): {token!r} is {where}",
+        hint="their probabilities cannot be compared: use --method sft, which learns from text",
+    )
 
 
 def _learned(model: Decoder, p: Pack, stats: RouterStats | None = None) -> tuple[Tensor, Tensor]:
