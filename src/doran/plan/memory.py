@@ -1,6 +1,7 @@
 """Bytes a stage needs, by part. Counts what the loops keep; the allocator's slack and temporaries are one stated share.
 
-Activations are those of a training step that recomputes nothing: every input a backward pass reads again is kept.
+Activations are every input that a backward pass reads again; with activation checkpointing the inputs of the layers, and
+all of them for the one layer that is being computed again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from doran.plan.kernels import touched_values
 RUNTIME = 300 * 2**20  # Python, torch, its libraries and their kernels: 236 MiB after import, the rest once in use
 SLACK = 1.15  # allocator and temporaries, on top of what is counted
 ROLLOUT_BYTES = 40  # per generated token: id, three log probabilities, mask, advantage, as the trainer batches them
-OPTIMIZER_VALUES = {"adamw": 2, "muon": 1}  # fp32 values kept per parameter (Muon's share under AdamW is ignored)
+OPTIMIZER_VALUES = {"adamw": 2.0, "adamw8bit": 2 * (1 / 4 + 1 / 256), "muon": 1.0}
+"""fp32 values kept per parameter (Muon's share under AdamW and 8-bit AdamW's small tensors are ignored)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +49,24 @@ def stored_parameters(config: ModelConfig) -> int:
     return counts.total + counts.mtp
 
 
-def activation_values(config: ModelConfig) -> int:
+def activation_values(config: ModelConfig, checkpointing: bool = False) -> int:
     """Values that one token leaves behind for the backward pass, all layers, logits not included."""
     blocks = config.num_hidden_layers + config.num_nextn_predict_layers
+    if checkpointing:
+        return (blocks + 1) * config.hidden_size + max(touched_values(config, config.is_moe(i)) for i in range(blocks))
     return sum(touched_values(config, config.is_moe(layer)) for layer in range(blocks)) + config.hidden_size
 
 
-def activation_bytes(config: ModelConfig, tokens: int, dtype_bytes: int = 4, logits_at_once: int | None = None) -> int:
+def activation_bytes(
+    config: ModelConfig, tokens: int, dtype_bytes: int = 4, logits_at_once: int | None = None,
+    checkpointing: bool = False,
+) -> int:  # fmt: skip
     """Bytes of a training step over `tokens` tokens (one micro-batch), at most `logits_at_once` rows of logits.
 
     Logits are fp32 and kept twice: themselves and their softmax.
     """
     rows = min(tokens, logits_at_once or tokens)
-    return tokens * activation_values(config) * dtype_bytes + 2 * 4 * rows * config.vocab_size
+    return tokens * activation_values(config, checkpointing) * dtype_bytes + 2 * 4 * rows * config.vocab_size
 
 
 def training_memory(
@@ -69,6 +76,7 @@ def training_memory(
     dtype_bytes: int = 4,
     optimizer: str = "adamw",
     logits_at_once: int | None = None,
+    activation_checkpointing: bool = False,
 ) -> Memory:
     """A training step: fp32 weights, gradients and optimizer state; activations in the compute dtype.
 
@@ -78,8 +86,8 @@ def training_memory(
     return Memory(
         weights=stored * (4 if dtype_bytes == 4 else 4 + dtype_bytes),
         gradients=stored * 4,
-        optimizer=stored * 4 * OPTIMIZER_VALUES[optimizer],
-        activations=activation_bytes(config, micro_tokens, dtype_bytes, logits_at_once),
+        optimizer=round(stored * 4 * OPTIMIZER_VALUES[optimizer]),
+        activations=activation_bytes(config, micro_tokens, dtype_bytes, logits_at_once, activation_checkpointing),
     )
 
 

@@ -22,6 +22,7 @@ class Pretrain:
     micro_tokens: int | None = None
     dtype: str = "float32"
     optimizer: str = "adamw"
+    activation_checkpointing: bool = False
     mtp: bool | float = True  # train the MTP modules, if the model has any; a number: on that share of the tokens
 
 
@@ -35,6 +36,7 @@ class Sft:
     micro_tokens: int = 8192
     dtype: str = "float32"
     optimizer: str = "adamw"
+    activation_checkpointing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class Grpo:
     max_batch: int = 256
     dtype: str = "float32"
     optimizer: str = "adamw"
+    activation_checkpointing: bool = False
     rollout_dtype: str | None = None  # of sampling, when it is another than training's
     eval_completions: int = 0  # held-out completions over the whole stage
 
@@ -89,13 +92,15 @@ def plan_pretrain(
     _check(settings)
     clock = _clock(config, hardware, efficiency, settings.dtype)
     micro = min(settings.micro_tokens or settings.tokens_per_step, settings.tokens_per_step)
-    work = clock.train(settings.steps * settings.tokens_per_step, settings.length, settings.mtp, micro)
+    again = settings.activation_checkpointing
+    work = clock.train(settings.steps * settings.tokens_per_step, settings.length, settings.mtp, micro, again)
     work += clock.optimize(settings.steps, settings.optimizer)
     memory = training_memory(
         config,
         micro,
         dtype_bytes=_bytes(settings.dtype),
         optimizer=settings.optimizer,
+        activation_checkpointing=again,
     )
     return StagePlan(name=name, counts=parameters(config), steps=settings.steps, memory=memory, work={"train": work})
 
@@ -118,6 +123,7 @@ def plan_sft(
         micro_tokens=settings.micro_tokens,
         dtype=settings.dtype,
         optimizer=settings.optimizer,
+        activation_checkpointing=settings.activation_checkpointing,
         mtp=False,
     )
     return plan_pretrain(config, as_pretrain, hardware, efficiency, name)
@@ -141,7 +147,9 @@ def plan_grpo(
     micro = min(settings.micro_tokens or samples * length, samples * length)
     work = {
         "rollout": _sampling(sampler, settings, settings.steps, settings.prompts_per_step, settings.group_size),
-        "train": clock.train(trained * settings.updates, length, micro_tokens=micro)
+        "train": clock.train(
+            trained * settings.updates, length, micro_tokens=micro, checkpointing=settings.activation_checkpointing
+        )
         + clock.optimize(settings.steps * settings.updates, settings.optimizer),
     }
     if settings.reference:
@@ -168,7 +176,10 @@ def _sampling(clock: Clock, settings: Grpo, times: int, prompts: int, group: int
 def _grpo_memory(config: ModelConfig, settings: Grpo, samples: int, length: int) -> Memory:
     dtype_bytes, step_tokens = _bytes(settings.dtype), samples * length
     micro_tokens = min(settings.micro_tokens or step_tokens, step_tokens)
-    memory = training_memory(config, micro_tokens, dtype_bytes=dtype_bytes, optimizer=settings.optimizer)
+    memory = training_memory(
+        config, micro_tokens, dtype_bytes=dtype_bytes, optimizer=settings.optimizer,
+        activation_checkpointing=settings.activation_checkpointing,
+    )  # fmt: skip
     longest = settings.prompt_tokens + settings.max_new_tokens
     return replace(
         memory,

@@ -65,15 +65,19 @@ class Clock:
         """The device in this dtype."""
         return Speed(hardware=self.hardware, efficiency=self.efficiency, dtype=self.dtype)
 
-    def train(self, tokens: int, length: int, mtp: bool | float = False, micro_tokens: int | None = None) -> Work:
+    def train(
+        self, tokens: int, length: int, mtp: bool | float = False, micro_tokens: int | None = None,
+        checkpointing: bool = False,
+    ) -> Work:  # fmt: skip
         """Forward and backward (3x forward) over sequences of `length` tokens, `micro_tokens` at a time.
 
-        `mtp`: the share of the tokens that also train the MTP modules. The optimizer is not in it: see `optimize`.
+        `mtp`: the share of the tokens that also train the MTP modules. `checkpointing`: one more forward; its FLOPs are
+        no model FLOPs. The optimizer is not in it: see `optimize`.
         """
         context, share = (length + 1) / 2, float(mtp) if self.config.num_nextn_predict_layers else 0.0
         forward = flops_per_token(self.config, round(context)) + share * mtp_flops(self.config, context)
         flops = (1 + BACKWARD) * tokens * forward
-        passes = 1 + self.efficiency.backward
+        passes = 1 + self.efficiency.backward + checkpointing
         return Work(tokens, flops, passes * self._passes(tokens, context, micro_tokens, share))
 
     def optimize(self, steps: int, optimizer: str = "adamw") -> Work:
