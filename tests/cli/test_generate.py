@@ -95,6 +95,15 @@ def test_people_see_the_same_reply_as_scripts(tiny_model: Path, capsys: pytest.C
     assert capsys.readouterr().out.rstrip("\n") == record["text"].rstrip("\n")
 
 
+def test_guessing_ahead_changes_nothing_that_is_said(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--prompt", "3 + 4", "--max-new-tokens", "20", "--temperature", "1", "--seed", "3"]
+    plain = generate(capsys, tiny_model, *args)
+    args += ["--speculate", "ngram", "--draft-tokens", "3"]
+    assert generate(capsys, tiny_model, *args) == plain
+    assert app.run(["generate", "--model", str(tiny_model), *args]) == 0
+    assert capsys.readouterr().out.rstrip("\n") == plain["text"].rstrip("\n")
+
+
 def test_raw_continues_the_text_itself(tiny_model: Path) -> None:
     from doran.cli.generate import encode_prompt
     from doran.text.tokenizer import Tokenizer
@@ -119,6 +128,8 @@ def test_raw_continues_the_text_itself(tiny_model: Path) -> None:
         (["--prompt", "a", "--max-new-tokens", "0"], 2, "max_new_tokens"),
         (["--prompt", "a", "--dtype", "float61"], 2, "unknown type 'float61'"),
         (["--prompt", "", "--raw"], 2, "empty"),
+        (["--prompt", "a", "--speculate", "oracle"], 2, "unknown drafts 'oracle'"),
+        (["--prompt", "a", "--speculate", "ngram", "--draft-tokens", "99"], 2, "draft_tokens is 99"),
     ],
 )
 def test_wrong_options_are_one_line(

@@ -11,6 +11,7 @@ from doran.base.errors import ArtifactError, UsageError
 from doran.cli.asking import check_choice
 from doran.cli.loading import model_folder, open_model
 from doran.cli.options import Dtype, RunsDir, Seed, Threads, use_threads
+from doran.cli.speculating import DraftTokens, Speculate, speculation
 
 LANGS = ("en", "ko")
 
@@ -27,6 +28,8 @@ def main(
     seed: Seed = 0,
     runs_dir: RunsDir = Path("runs"),
     dtype: Dtype = "float32",
+    speculate: Speculate = "none",
+    draft_tokens: DraftTokens = 2,
     threads: Threads = None,
 ) -> None:
     """Talk with a model. Its thoughts run dimmed and fold into one line; /help lists commands, /quit leaves.
@@ -40,6 +43,7 @@ def main(
     from doran.engine.request import SamplingParams
 
     params = SamplingParams(max_new_tokens, temperature=temperature, seed=seed)
+    ahead = speculation(speculate, draft_tokens)
     folder = model_folder(model) if model is not None else latest(runs_dir)
     use_threads(threads)
     opened = open_model(folder, dtype)
@@ -53,7 +57,7 @@ def main(
 
     chat(
         folder,
-        engine=Engine(opened.model, max_batch=1),
+        engine=Engine(opened.model, max_batch=1, speculation=ahead),
         tokenizer=opened.tokenizer,
         params=replace(params, stop_token_ids=opened.stop_ids),
         lang="ko" if lang == "ko" else "en",

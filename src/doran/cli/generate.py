@@ -10,9 +10,10 @@ import typer
 from doran.base.errors import UsageError
 from doran.cli.loading import Opened, open_model
 from doran.cli.options import Dtype, Json, ModelDir, Seed, Threads, parse_token_ids, print_json, use_threads
+from doran.cli.speculating import DraftTokens, Speculate, speculation
 
 if TYPE_CHECKING:
-    from doran.engine.request import Completion, SamplingParams
+    from doran.engine.request import Completion, SamplingParams, Speculation
     from doran.text.tokenizer import Tokenizer
 
 DIM, NORMAL = "\x1b[2m", "\x1b[0m"
@@ -42,6 +43,8 @@ def main(
     ] = False,
     as_json: Json = False,
     dtype: Dtype = "float32",
+    speculate: Speculate = "none",
+    draft_tokens: DraftTokens = 2,
     threads: Threads = None,
 ) -> None:
     """Continue one prompt with a model.
@@ -66,6 +69,7 @@ def main(
         "seed": seed,
     }
     SamplingParams(**params)  # refuse a wrong value before the weights are read
+    ahead = speculation(speculate, draft_tokens)
     use_threads(threads)
     opened = open_model(model, dtype, need_tokenizer=given_ids is None)
     ids, in_thought = (
@@ -75,10 +79,10 @@ def main(
     if as_json or opened.tokenizer is None:
         from doran.engine import Engine
 
-        completion = Engine(opened.model, max_batch=1).generate([ids], settings)[0][0]
+        completion = Engine(opened.model, max_batch=1, speculation=ahead).generate([ids], settings)[0][0]
         print_json(as_record(completion, opened, in_thought))
     else:
-        show(opened, ids, settings, in_thought)
+        show(opened, ids, settings, in_thought, ahead)
 
 
 def encode_prompt(tokenizer: Tokenizer | None, prompt: str, raw: bool) -> tuple[list[int], bool]:
@@ -118,7 +122,9 @@ def as_record(completion: Completion, opened: Opened, in_thought: bool) -> dict[
     return {**record, "finish_reason": completion.finish_reason}
 
 
-def show(opened: Opened, ids: list[int], settings: SamplingParams, in_thought: bool) -> None:
+def show(
+    opened: Opened, ids: list[int], settings: SamplingParams, in_thought: bool, ahead: Speculation
+) -> None:
     """Write the reply to stdout as it is made, the thought dimmed on a terminal and between its tags elsewhere."""
     from doran.engine import Engine
     from doran.text.detok import Detokenizer
@@ -143,7 +149,7 @@ def show(opened: Opened, ids: list[int], settings: SamplingParams, in_thought: b
             sys.stdout.write(text)
         sys.stdout.flush()
 
-    for token_id, _ in Engine(opened.model, max_batch=1).stream(ids, settings):
+    for token_id, _ in Engine(opened.model, max_batch=1, speculation=ahead).stream(ids, settings):
         if token_id not in opened.stop_ids:
             write(detokenizer.feed(token_id))
     write(detokenizer.close())

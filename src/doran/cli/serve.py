@@ -12,6 +12,7 @@ import typer
 from doran.base.errors import UsageError
 from doran.cli.loading import model_folder, open_model
 from doran.cli.options import Dtype, RunsDir, Threads, say, use_threads
+from doran.cli.speculating import DraftTokens, Speculate, speculation
 
 
 def main(
@@ -58,6 +59,8 @@ def main(
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write what was asked into the log.")] = False,
     runs_dir: RunsDir = Path("runs"),
     dtype: Dtype = "float32",
+    speculate: Speculate = "none",
+    draft_tokens: DraftTokens = 2,
     threads: Threads = None,
 ) -> None:
     """Serve a model over HTTP, with OpenAI's and Anthropic's APIs, thoughts apart from answers.
@@ -88,6 +91,7 @@ def main(
         "price_input": price_input, "price_output": price_output,
     }  # fmt: skip
     settings = build(ServeSettings, given, where="options")
+    ahead = speculation(speculate, draft_tokens)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     use_threads(threads)
     opened = open_model(folder, dtype)
@@ -98,7 +102,8 @@ def main(
     from doran.serve.app import create_app
     from doran.serve.generation import Service
 
-    service = Service(Engine(opened.model, max_batch=max_batch), opened.tokenizer, opened.stop_ids, settings)
+    engine = Engine(opened.model, max_batch=max_batch, speculation=ahead)
+    service = Service(engine, opened.tokenizer, opened.stop_ids, settings)
     say(f"{settings.name} on http://{host}:{port}   (Ctrl-C stops it)")
     uvicorn.run(
         create_app(service, known), host=host, port=port, log_level="warning", access_log=False,
