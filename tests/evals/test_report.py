@@ -137,6 +137,16 @@ def test_the_page_is_english_and_korean_with_a_switch_and_without_script():
     assert "<script" not in markup
 
 
+def test_figures_at_the_top_and_sentences_with_numbers_are_korean_too():
+    said = ("12 questions, 4 replies each. Intervals are 95% and count questions, not replies; "
+            "what was cut off counts as no answer.")  # fmt: skip
+    markup = render({"title": "t", "subtitle": said, "samples": [{"prompt": "p", "thought": "a b", "answer": ""}],
+                     "headline": [{"label": "sums, Korean", "value": "5%", "note": "pass@1, was 4.0%"}]})  # fmt: skip
+    text = Page(markup).text
+    for korean in ("질문 12개, 질문마다 답 4개.", "sums, 한국어", "pass@1, 처음에는 4.0%", "생각, 2단어", "답 없음"):
+        assert korean in text
+
+
 def test_the_file_is_written_whole(tmp_path):
     write_report(tmp_path / "report.html", full("도란 <&>"))
     assert "도란 &lt;&amp;&gt;" in (tmp_path / "report.html").read_text("utf-8")

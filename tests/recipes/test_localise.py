@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from doran.arch import presets
 from doran.base.config import build as build_settings
@@ -16,6 +17,9 @@ from doran.base.errors import ConfigError, DataError
 from doran.layers.attention import PackedAttend
 from doran.models import build
 from doran.models.weights import load_model, save_model
+from doran.plan.hardware import CPU, Hardware
+from doran.plan.recipe_file import recipe_plans
+from doran.recipes.ledger import Ledger
 from doran.recipes.localise import run_localise
 from doran.recipes.localise_measure import bits_per_byte, cost, lines, measured
 from doran.recipes.localise_model import extend_model
@@ -112,10 +116,25 @@ def test_bits_a_byte_are_the_slow_sum(tokenizer: Tokenizer) -> None:
     assert "Korean    tokens a sentence" in "\n".join(lines({"x": measured(tokenizer, None, KOREAN, ["English."])}))
 
 
+def test_the_meter_knows_what_the_stages_to_come_should_cost(repo_root: Path, source: Path, tmp_path: Path) -> None:
+    recipe = load_localise(repo_root / "recipes" / "localise-tiny.yaml", [f"model={source}"])
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    ledger = Ledger(recipe, tmp_path, Hardware())  # type: ignore[arg-type]
+    assert set(ledger.predicted) == {"pretrain", "sft", "rl"}
+    assert ledger.open(tmp_path / "stages" / "04-sft", "sft").later == pytest.approx(ledger.predicted["pretrain"]
+                                                                                  + ledger.predicted["rl"])  # fmt: skip
+    recipe = recipe.model_copy(update={"model": str(tmp_path)})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    with pytest.raises(ConfigError, match="no config.json"):
+        recipe_plans(tmp_path / "recipe.yaml", (), Hardware(), CPU)
+
+
 def test_the_shipped_recipe_is_read_and_a_wrong_key_is_named(repo_root: Path) -> None:
     file = repo_root / "recipes" / "localise-tiny.yaml"
     assert load_localise(file).extend.num_new > 0
     with pytest.raises(ConfigError, match="num_new"):
         load_localise(file, ["extend.num_ne=3"])
+    with pytest.raises(ConfigError, match="localise-tiny.yaml.*bananas"):
+        load_localise(file, ["budget=3 bananas"])
     with pytest.raises(ConfigError, match="countdwn"):
         load_localise(file, ["evaluate.tasks=[countdwn]"])

@@ -57,6 +57,7 @@ def main(
         settings = settings.model_copy(update={"name": name})
     check_name(settings.name)
     source = model_folder(model or Path(settings.model))
+    settings = settings.model_copy(update={"model": str(source)})  # what the run's recipe.yaml tells
     run_dir = runs_dir / settings.name
     with disk_errors(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)

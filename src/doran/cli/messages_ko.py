@@ -26,7 +26,7 @@ TEXTS = {
     "4 out of memory, 5 budget reached, 130 interrupted.": "4 메모리 부족, 5 예산 소진, 130 중단.",
     # verbs
     "check this machine: memory, disk, speed, what is missing": "이 컴퓨터 점검: 메모리, 디스크, 속도, 빠진 것",
-    "what a model, job or recipe will cost: time, memory, energy, money": "모델, 작업, 레시피에 드는 시간, 메모리, 전기, 돈",
+    "what a model, job or recipe will cost: time, memory, energy, money": "모델, 작업, 레시피의 비용: 시간, 메모리, 전력, 돈",
     "train a reasoning model from nothing, as a recipe says": "레시피대로 추론 모델을 처음부터 학습",
     "talk with a model in the terminal, its thoughts dimmed": "터미널에서 모델과 대화 (생각은 흐리게 표시)",
     "answer over HTTP as OpenAI's and Anthropic's APIs do": "OpenAI, Anthropic 호환 HTTP API로 서비스",
@@ -34,14 +34,14 @@ TEXTS = {
     "measure a model on a task, with confidence intervals": "과제로 모델 평가 (신뢰 구간 포함)",
     "write its model card from evaluations and receipts": "평가 결과와 영수증으로 모델 카드 작성",
     "make it smaller and faster: 8 or 4 bits a weight, damage measured": "가중치를 8비트나 4비트로 줄이고 손실 측정",
-    "write it as a Hugging Face folder, GGUF or PEFT, checked by replay": "Hugging Face 폴더, GGUF, PEFT로 내보내고 재생으로 검증",
+    "write it as a Hugging Face folder, GGUF or PEFT, checked by replay": "Hugging Face 폴더, GGUF, PEFT로 내보내고 다시 돌려 보며 검증",
     "next-token training on your own text, from a folder or from nothing": "내 글로 사전 학습 (있는 모델을 이어서, 또는 처음부터)",
     "supervised fine-tuning on prompts and answers": "질문과 답으로 지도 미세 조정 (SFT)",
     "reinforcement learning (GRPO) on a task with a checkable answer": "답을 채점할 수 있는 과제로 강화 학습 (GRPO)",
     "read what a model said during RL, with rewards and advantages": "강화 학습 중 모델이 한 말을 보상과 함께 읽기",
     "teach a small model with a large one's answers or probabilities": "큰 모델의 답이나 확률로 작은 모델 가르치기 (증류)",
     "learn from pairs which replies people prefer, for RL": "사람이 고른 답 쌍에서 선호를 배우기, 강화 학습의 보상으로",
-    "more Korean: new tokens, continued training, before and after": "한국어 강화: 새 토큰, 이어 학습, 전후 비교",
+    "more Korean: new tokens, continued training, before and after": "한국어 강화: 토큰 추가, 이어서 학습, 전후 비교",
     # common errors and hints
     "interrupted": "중단되었습니다",
     "out of memory": "메모리가 부족합니다",
@@ -83,6 +83,13 @@ TEXTS = {
     "follow the mends above": "위의 해결 방법을 따르십시오",
     "give the recipe another name, or add --redo to discard and make it again":
         "레시피에 다른 이름을 주거나, 버리고 다시 만들려면 --redo를 붙이십시오",
+    "what is done is kept: run the same command with a larger budget to continue":
+        "지금까지 한 것은 남아 있습니다. 예산을 늘려 같은 명령을 다시 실행하면 이어집니다",
+    "run the same command with a larger budget to continue": "예산을 늘려 같은 명령을 다시 실행하면 이어집니다",
+    "run the same command to continue": "같은 명령을 다시 실행하면 이어집니다",
+    "use KRW, USD, hours or kWh": "KRW, USD, hours, kWh 가운데 하나로 적으십시오",
+    'write "500,000 KRW", "30 USD", "12 hours" or "5 kWh"': '"50만원", "30 USD", "12 hours", "5 kWh"처럼 적으십시오',
+    "give what you can spend": "쓸 수 있는 금액이나 시간을 적으십시오",
     "wait for it, or give this one a --name": "끝나기를 기다리거나 --name으로 다른 이름을 주십시오",
 }
 
@@ -124,6 +131,11 @@ PATTERNS = (
     (r"(.+): the weights need about (\S+) GiB, (\S+) GiB are free", "{0}: 가중치에 {1} GiB가 필요하지만 {2} GiB만 남아 있습니다"),
     (r"the two evaluations had other questions", "두 평가의 질문이 서로 다릅니다"),
     (r"the two evaluations had another (\S+): (.+)", "두 평가의 조건이 다릅니다. {0}: {1}"),
+    (r"budget of (.+) reached: (.+) spent", "예산을 다 썼습니다: {0} 가운데 {1}"),
+    (r"budget (.+) is not understood", "예산을 읽을 수 없습니다: {0}"),
+    (r"budget (.+) has no known unit", "예산의 단위를 알 수 없습니다: {0}"),
+    (r"budget (.+) is not above zero", "예산은 0보다 커야 합니다: {0}"),
+    (r"stopped after step (\d+) of (\d+)", "{1}스텝 가운데 {0}스텝까지 하고 멈췄습니다"),
     (r"doran cannot work here yet: (.+)", "아직 이 컴퓨터에서 도란을 쓸 수 없습니다: {0}"),
 )
 
@@ -143,7 +155,7 @@ VERB_HELP = {
                     "예: doran eval compare before.json after.json",
     "card": "모델 폴더에 모델 카드(README.md)를 씁니다: 라이선스, 기반 모델, 데이터, 비용, 점수.\n\n"
             "예: doran card --model runs/mine/model --eval result.json --license apache-2.0",
-    "localise": "모델이 한국어를 더 잘하게 합니다: 측정, 토큰 추가, 이어 학습, SFT, GRPO, 다시 측정, 내보내기.\n\n"
+    "localise": "모델이 한국어를 더 잘하게 합니다: 측정, 토큰 추가, 이어서 학습, SFT, GRPO, 다시 측정, 내보내기.\n\n"
                 "`doran localise measure`는 측정만, `doran localise extend`는 토큰 추가만 합니다. 멈춘 실행은 같은 명령으로 "
                 "이어집니다.\n\n예: doran localise recipes/localise-tiny.yaml --model runs/tiny-r1/model",
     "pretrain": "글(.txt, JSONL, Parquet)로 다음 토큰 맞히기를 학습합니다.\n\n--model은 있는 모델을 이어서, --config는 "
@@ -165,7 +177,9 @@ OPTIONS = {
     "Your data, JSONL or Parquet: prompt and answer, or messages.": "데이터 파일(JSONL, Parquet): prompt와 answer, 또는 messages.",
     "The same seed gives the same result.": "시드가 같으면 결과도 같습니다.",
     "Print exactly one JSON object on stdout, for scripts.": "스크립트를 위해 JSON 객체 하나만 출력합니다.",
-    "Show what would be done, with sizes and times, and stop.": "무엇을 할지 크기와 시간만 보여 주고 멈춥니다.",
+    "Show what would be done, with sizes and times, and stop.": "실행하지 않고, 무엇을 할지 크기와 예상 시간만 보여 줍니다.",
+    'Stop cleanly at this cost (exit code 5), such as "2 hours" or "3000 KRW".':
+        '비용이 이만큼 들면 체크포인트를 남기고 멈춥니다(종료 코드 5). 예: "2 hours", "3000 KRW".',
     "CPU threads; all cores unless given.": "CPU 스레드 수. 없으면 모든 코어를 씁니다.",
     "float32 or bfloat16: how weights are held.": "float32나 bfloat16: 가중치를 담는 형식.",
     "Settings to change, such as train.lr=3e-4.": "바꿀 설정. 예: train.lr=3e-4.",
@@ -179,7 +193,7 @@ OPTIONS = {
     "0 takes the likeliest token; then use --k 1.": "0이면 가장 그럴듯한 토큰만 고릅니다. 그때는 --k 1을 쓰십시오.",
     "Sample from the likeliest tokens only.": "확률이 높은 토큰 가운데서만 뽑습니다.",
     "A reply that is longer counts as no answer.": "이보다 길어서 잘린 답은 답이 없는 것으로 칩니다.",
-    "An answer ends before this text; thoughts may hold it. Repeat.": "답은 이 글 앞에서 끝납니다. 생각 속에는 있어도 됩니다. 여러 번 쓸 수 있습니다.",
+    "An answer ends before this text; thoughts may hold it. Repeat.": "이 문자열이 나오면 그 앞에서 답을 끝냅니다. 생각 속에 나오는 것은 괜찮습니다. 여러 번 쓸 수 있습니다.",
     "Completions decoded together.": "함께 생성할 답의 수.",
     "Also write every question and verdict as JSON, and each reply as it comes: a killed command goes on.":
         "모든 질문과 판정을 JSON으로도 씁니다. 답이 나오는 대로 남기므로, 멈춘 평가는 이어집니다.",
@@ -187,5 +201,5 @@ OPTIONS = {
     "Look for the questions in this training file. Repeat.": "이 학습 파일에 같은 질문이 있는지 찾습니다. 여러 번 쓸 수 있습니다.",
     "What an hour costs; else this machine's power.": "한 시간의 값(USD). 없으면 이 컴퓨터의 전기 요금.",
     "What a million generated tokens cost instead.": "생성 토큰 백만 개의 값(USD).",
-    "Show this message and exit.": "이 도움말을 보이고 끝냅니다.",
+    "Show this message and exit.": "이 도움말을 보여 줍니다.",
 }

@@ -165,8 +165,8 @@ def _row_head(value: Any) -> str:
 
 def _headline(data: Data) -> str:
     cards = "".join(
-        f"<li><span>{escape(str(c['label']))}</span><b>{escape(str(c['value']))}</b>"
-        f"<span>{escape(str(c.get('note', '')))}</span></li>"
+        f'<li><span class="said">{escape(str(c["label"]))}</span><b>{escape(str(c["value"]))}</b>'
+        f'<span class="said">{escape(str(c.get("note", "")))}</span></li>'
         for c in data.get("headline", ())
     )
     return f'<ul class="cards">{cards}</ul>' if cards else ""

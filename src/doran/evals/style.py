@@ -31,7 +31,7 @@ nav{display:flex;flex-wrap:wrap;gap:4px 20px;margin:24px 0 0;padding:12px 0;bord
   list-style:none}
 .cards li,.chart,.sample,.scroll,pre{background:var(--card);border:1px solid var(--line);border-radius:10px}
 .cards li{padding:14px 16px}
-.cards span{display:block;font-size:.82rem;color:var(--soft);line-height:1.35}
+.cards .said{display:block;font-size:.82rem;color:var(--soft);line-height:1.35}
 .cards b{display:block;font-size:1.65rem;font-weight:620;letter-spacing:-.02em;line-height:1.35}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:14px}
 .charts .chart:only-child{max-width:640px}

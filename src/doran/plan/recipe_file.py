@@ -7,12 +7,14 @@ settings; a test compares the two.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from doran.arch.config import ModelConfig
 from doran.base.config import apply_overrides, load_yaml
 from doran.base.errors import ConfigError
+from doran.base.files import read_json
 from doran.plan.hardware import Efficiency, Hardware
 from doran.plan.stages import Grpo, Pretrain, Sft, StagePlan, plan_grpo, plan_pretrain, plan_sft
 
@@ -32,7 +34,8 @@ def recipe_plans(path: Path, overrides: Sequence[str], hardware: Hardware, effic
     values = apply_overrides(load_yaml(path), list(overrides))
     vocabulary = (values.get("tokenizer") or {}).get("vocab_size", 768)
     config: ModelConfig | None = None
-    shapes: dict[str, ModelConfig] = {}
+    begun = values.get("model")
+    shapes: dict[str, ModelConfig] = {"": _begun_with(Path(begun), values, path)} if isinstance(begun, str) else {}
     plans = []
     for name, stage in values.items():
         if not isinstance(stage, Mapping) or not isinstance(stage.get("train"), Mapping):
@@ -49,6 +52,15 @@ def recipe_plans(path: Path, overrides: Sequence[str], hardware: Hardware, effic
     return plans
 
 
+def _begun_with(folder: Path, values: Mapping[str, Any], path: Path) -> ModelConfig:
+    """A localise recipe begins with a folder's model, and gives it new tokens."""
+    found = next((file for file in (folder / "config.json", folder / "model" / "config.json") if file.is_file()), None)
+    if found is None:
+        raise ConfigError(f"{path}: model: {folder} has no config.json", hint="give a model folder, such as model=DIR")
+    config = ModelConfig.from_hf(read_json(found), where=str(found))
+    return replace(config, vocab_size=config.vocab_size + (values.get("extend") or {}).get("num_new", 400))
+
+
 def _model_of(name: str, shapes: Mapping[str, ModelConfig]) -> ModelConfig | None:
     """The student's stages have the student's shape, the others the first one's."""
     student = name.startswith("student") or name == "distill"
@@ -58,7 +70,7 @@ def _model_of(name: str, shapes: Mapping[str, ModelConfig]) -> ModelConfig | Non
 
 
 def _stage(name: str, stage: Mapping[str, Any], config: ModelConfig, hardware: Hardware, e: Efficiency) -> StagePlan:
-    kind = "pretrain" if "model" in stage else "sft" if "sampling" in stage else "rl"
+    kind = "pretrain" if "model" in stage or name == "pretrain" else "sft" if "sampling" in stage else "rl"
     t = {**DEFAULTS[kind], **stage["train"]}
     dtype = "bfloat16" if t["bf16"] else "float32"
     if kind == "pretrain":
