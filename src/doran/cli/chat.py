@@ -9,6 +9,7 @@ import typer
 
 from doran.base.errors import ArtifactError, UsageError
 from doran.cli.asking import check_choice
+from doran.cli.experts_cache import ExpertsCache
 from doran.cli.loading import model_folder, open_model
 from doran.cli.options import Dtype, RunsDir, Seed, Threads, use_threads
 from doran.cli.speculating import DraftTokens, Speculate, speculation
@@ -28,6 +29,7 @@ def main(
     seed: Seed = 0,
     runs_dir: RunsDir = Path("runs"),
     dtype: Dtype = "float32",
+    experts_cache: ExpertsCache = None,
     speculate: Speculate = "none",
     draft_tokens: DraftTokens = 2,
     threads: Threads = None,
@@ -46,7 +48,7 @@ def main(
     ahead = speculation(speculate, draft_tokens)
     folder = model_folder(model) if model is not None else latest(runs_dir)
     use_threads(threads)
-    opened = open_model(folder, dtype)
+    opened = open_model(folder, dtype, experts_cache=experts_cache)
     assert opened.tokenizer is not None
     if opened.tokenizer.chat_template is None:
         raise UsageError(f"{folder}: this model has no chat template", hint="use doran generate --raw to continue text")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from doran.base.errors import UsageError
+from doran.cli.experts_cache import ExpertsCache, experts_report
 from doran.cli.loading import Opened, open_model
 from doran.cli.options import Dtype, Json, ModelDir, Seed, Threads, parse_token_ids, print_json, use_threads
 from doran.cli.speculating import DraftTokens, Speculate, speculation
@@ -43,6 +44,7 @@ def main(
     ] = False,
     as_json: Json = False,
     dtype: Dtype = "float32",
+    experts_cache: ExpertsCache = None,
     speculate: Speculate = "none",
     draft_tokens: DraftTokens = 2,
     threads: Threads = None,
@@ -52,7 +54,8 @@ def main(
     The prompt is put into the model's chat template unless --raw is given. With --json the output is one object:
     token_ids, logprobs (natural log of each generated token's probability at the temperature used; at temperature 0,
     of the model's own), text (all that was generated, without the end token), reasoning (what stands between
-    <think> and </think>) and finish_reason ("stop" or "length").
+    <think> and </think>) and finish_reason ("stop" or "length"). With --experts-cache also experts_cache: hits and
+    bytes read, for the prompt and for the new tokens.
 
     Example: doran generate --model runs/latest --prompt "12 + 30 =" --temperature 0
     """
@@ -71,7 +74,7 @@ def main(
     SamplingParams(**params)  # refuse a wrong value before the weights are read
     ahead = speculation(speculate, draft_tokens)
     use_threads(threads)
-    opened = open_model(model, dtype, need_tokenizer=given_ids is None)
+    opened = open_model(model, dtype, given_ids is None, experts_cache)
     ids, in_thought = (
         (given_ids, False) if given_ids is not None else encode_prompt(opened.tokenizer, prompt or "", raw)
     )
@@ -80,7 +83,7 @@ def main(
         from doran.engine import Engine
 
         completion = Engine(opened.model, max_batch=1, speculation=ahead).generate([ids], settings)[0][0]
-        print_json(as_record(completion, opened, in_thought))
+        print_json(as_record(completion, opened, in_thought) | experts_report(opened.model))
     else:
         show(opened, ids, settings, in_thought, ahead)
 

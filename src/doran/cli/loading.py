@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from doran.base.device import available_memory
 from doran.base.errors import ArtifactError, OutOfMemory, UsageError, suggest
 from doran.base.files import read_json
+from doran.cli.experts_cache import open_streamed
 from doran.cli.options import DTYPES
 
 if TYPE_CHECKING:
@@ -38,14 +39,20 @@ def model_folder(path: Path) -> Path:
     raise ArtifactError(f"{path}: not a model folder, it has no config.json", hint=hint)
 
 
-def open_model(path: Path, dtype: str = "float32", need_tokenizer: bool = True) -> Opened:
-    """Load the folder at `path`. UsageError: the dtype; ArtifactError: the files; OutOfMemory: before loading."""
+def open_model(
+    path: Path, dtype: str = "float32", need_tokenizer: bool = True, experts_cache: str | None = None
+) -> Opened:
+    """Load the folder at `path`; with `experts_cache` (a size) its routed experts stay on disk. UsageError: the dtype;
+    ArtifactError: the files; OutOfMemory: before loading."""
     if dtype not in DTYPES:
         raise UsageError(f"--dtype: unknown type {dtype!r}", hint=suggest(dtype, DTYPES))
     if path.suffix == ".gguf" and path.is_file():
+        if experts_cache is not None:
+            raise UsageError(f"--experts-cache: {path} is a GGUF file", hint="give a folder with safetensors weights")
         return _open_gguf(path, dtype, need_tokenizer)
     folder = model_folder(path)
-    check_memory(folder, dtype)
+    if experts_cache is None:
+        check_memory(folder, dtype)
     import torch
 
     from doran.models.weights import load_model
@@ -53,7 +60,10 @@ def open_model(path: Path, dtype: str = "float32", need_tokenizer: bool = True) 
 
     has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))
     tokenizer = Tokenizer.load(folder) if need_tokenizer or has_tokenizer else None
-    model = load_model(folder, dtype=getattr(torch, dtype))
+    if experts_cache is None:
+        model = load_model(folder, dtype=getattr(torch, dtype))
+    else:
+        model = open_streamed(folder, dtype, experts_cache)
     return Opened(model, tokenizer, tokenizer.stop_ids if tokenizer else declared_stop_ids(folder))
 
 
@@ -82,7 +92,7 @@ def check_memory(folder: Path, dtype: str) -> None:
     if needed > free:
         raise OutOfMemory(
             f"{folder}: the weights need about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free",
-            hint="use --dtype bfloat16, a smaller model, or close other programs",
+            hint="use --dtype bfloat16, a smaller model, or --experts-cache where the model has experts",
         )
 
 

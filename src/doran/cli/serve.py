@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from doran.base.errors import UsageError
+from doran.cli.experts_cache import ExpertsCache
 from doran.cli.loading import model_folder, open_model
 from doran.cli.options import Dtype, RunsDir, Threads, say, use_threads
 from doran.cli.speculating import DraftTokens, Speculate, speculation
@@ -59,6 +60,7 @@ def main(
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write what was asked into the log.")] = False,
     runs_dir: RunsDir = Path("runs"),
     dtype: Dtype = "float32",
+    experts_cache: ExpertsCache = None,
     speculate: Speculate = "none",
     draft_tokens: DraftTokens = 2,
     threads: Threads = None,
@@ -94,7 +96,7 @@ def main(
     ahead = speculation(speculate, draft_tokens)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     use_threads(threads)
-    opened = open_model(folder, dtype)
+    opened = open_model(folder, dtype, experts_cache=experts_cache)
     assert opened.tokenizer is not None
     import uvicorn
 

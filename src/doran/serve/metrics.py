@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
+    from doran.layers.expert_cache import ExpertCache
     from doran.serve.generation import Done, Generation
     from doran.serve.worker import Worker
 
@@ -29,6 +30,19 @@ class Metrics:
         Gauge("doran_free_slots", "Slots without a request", registry=r).set_function(lambda: worker.free_slots)
         Gauge("doran_running", "Requests that hold a slot", registry=r).set_function(lambda: worker.num_running)
         Gauge("doran_pending", "Requests that run or wait", registry=r).set_function(lambda: worker.pending)
+        if worker.engine.model.expert_cache is not None:
+            self._experts(worker.engine.model.expert_cache)
+
+    def _experts(self, cache: ExpertCache) -> None:
+        """Visits of experts that stay on disk, and what was read for them, by work (prefill, decode)."""
+        r = self.registry
+        visits = Gauge("doran_expert_visits", "Experts wanted, by where they were", ["work", "found"], registry=r)
+        read = Gauge("doran_expert_bytes_read", "Read from disk", ["work"], registry=r)
+        for work, counts in cache.work.items():
+            visits.labels(work, "held").set_function(lambda c=counts: c.hits)
+            visits.labels(work, "ahead").set_function(lambda c=counts: c.early)
+            visits.labels(work, "disk").set_function(lambda c=counts: c.misses)
+            read.labels(work).set_function(lambda c=counts: c.bytes_read)
 
     def finished(self, generation: Generation, done: Done) -> None:
         """Note one completion."""
