@@ -59,6 +59,11 @@ def _idle_experts(config: ModelConfig) -> int:
     return layers * idle * 3 * config.hidden_size * config.moe_intermediate_size
 
 
+def logit_rows(vocab_size: int, most: int = 2048, values: int = 1 << 26) -> int:
+    """Rows of logits that training holds at a time: `most`, fewer where a row is long (`values` numbers in all)."""
+    return max(1, min(most, values // vocab_size))
+
+
 def flops_per_token(config: ModelConfig, context: int) -> int:
     """Floating-point operations of ONE token's FORWARD pass when it sees `context` keys (itself included), head
     included, MTP not. Training costs three times as much; the mean context of a causal sequence of L tokens is

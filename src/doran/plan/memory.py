@@ -1,7 +1,7 @@
 """Bytes a stage needs, by part. Counts what the loops keep; the allocator's slack and temporaries are one stated share.
 
-Activations are every input that a backward pass reads again; with activation checkpointing the inputs of the layers, and
-all of them for the one layer that is being computed again.
+Activations are every input that a backward pass reads again; with activation checkpointing the layers' inputs, and all
+of them for the one layer that is being computed again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from doran.arch.config import ModelConfig
-from doran.arch.count import cache_bytes_per_token, parameters
+from doran.arch.count import cache_bytes_per_token, logit_rows, parameters
 from doran.plan.kernels import touched_values
 
 RUNTIME = 300 * 2**20  # Python, torch, its libraries and their kernels: 236 MiB after import, the rest once in use
@@ -63,9 +63,9 @@ def activation_bytes(
 ) -> int:  # fmt: skip
     """Bytes of a training step over `tokens` tokens (one micro-batch), at most `logits_at_once` rows of logits.
 
-    Logits are fp32 and kept twice: themselves and their softmax.
+    Logits count as fp32, twice: themselves and their gradient. Unless told, as many rows as training holds.
     """
-    rows = min(tokens, logits_at_once or tokens)
+    rows = min(tokens, logits_at_once or logit_rows(config.vocab_size))
     return tokens * activation_values(config, checkpointing) * dtype_bytes + 2 * 4 * rows * config.vocab_size
 
 

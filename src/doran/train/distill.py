@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from doran.arch.count import logit_rows
 from doran.base.errors import DataError
 from doran.base.rng import python_rng, seed_for
 from doran.base.runlog import Progress
@@ -41,7 +42,6 @@ from doran.train.samples import Dialect, Draw
 from doran.train.sft import Sample, SftSettings, batch_plan, check_samples, digest
 
 PART = 256  # samples of a stored part
-ROWS = 512  # logits of so many rows exist at a time
 
 RowLoss = Callable[[Tensor, Tensor, slice], Tensor]
 """(logits_nV, targets_n, which rows of the pack's learned ones) -> loss of each row."""
@@ -131,10 +131,11 @@ def teacher_topk(
     """What the teacher thinks at every learned token of `samples`, fp32, of the first `vocab_size` tokens."""
     shared = min(teacher.config.vocab_size, vocab_size or teacher.config.vocab_size)
     k = min(k, shared)
+    rows = _rows_at_once(teacher)
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for group in by_tokens([len(ids) - 1 for ids, _ in samples], tokens_per_batch):
         h_ND = _learned(teacher, p := pack([samples[i] for i in group]))[0]
-        tops = [teacher.logits(h_nD)[:, :shared].float().log_softmax(-1).topk(k) for h_nD in h_ND.split(ROWS)]
+        tops = [teacher.logits(h_nD)[:, :shared].float().log_softmax(-1).topk(k) for h_nD in h_ND.split(rows)]
         ids_NK, logprobs_NK = torch.cat([t.indices for t in tops]), torch.cat([t.values for t in tops])
         sizes = [sum(map(bool, samples[i][1][1:])) for i in group]
         assert sum(sizes) == int((p.targets_T != IGNORE).sum())
@@ -292,17 +293,22 @@ def _learned(model: Decoder, p: Pack, stats: RouterStats | None = None) -> tuple
     return h_TD[rows_N], p.targets_T[rows_N]
 
 
+def _rows_at_once(model: Decoder) -> int:
+    """Rows whose logits exist at a time: several fp32 copies of them do."""
+    return logit_rows(model.config.vocab_size, 512, 1 << 24)
+
+
 def _update(loop: Loop, parts: Sequence[tuple[Pack, RowLoss]], step: int) -> Metrics:
     """One update on packs with their losses; the mean is over all learned tokens."""
     s: Any = loop.settings
     total = sum(int((p.targets_T != IGNORE).sum()) for p, _ in parts)
-    stats, loss = RouterStats(balance=bool(s.balance_alpha)), 0.0
+    stats, loss, at_once = RouterStats(balance=bool(s.balance_alpha)), 0.0, _rows_at_once(loop.model)
     for p, row_loss in parts:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=s.bf16):
             h_ND, targets_N = _learned(loop.model, p, stats)
             objective = h_ND.new_zeros((), dtype=torch.float32)
-            for start in range(0, len(targets_N), ROWS):
-                rows = slice(start, start + ROWS)
+            for start in range(0, len(targets_N), at_once):
+                rows = slice(start, start + at_once)
 
                 def block(h_nD: Tensor, rows: slice = rows, all_N: Tensor = targets_N, f: RowLoss = row_loss) -> Tensor:
                     return f(loop.model.logits(h_nD), all_N[rows], rows).sum() / total

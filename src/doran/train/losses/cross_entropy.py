@@ -1,7 +1,7 @@
 """Cross-entropy and token logprobs straight from hidden states, a block of rows at a time.
 
-The (N, V) logits never exist whole: one block of `rows` of them does, in the autocast dtype; the softmax over them is
-fp32 (native/ops). `linear_cross_entropy` forms its gradients while the block is at hand, so its backward costs no
+The (N, V) logits never exist whole: one block of `rows` of them does (arch.count.logit_rows: 2048, fewer where V is
+large), in the autocast dtype; the softmax over them is fp32 (native/ops). `linear_cross_entropy` forms its gradients while the block is at hand, so its backward costs no
 matmul. `token_logprobs` (a policy gradient needs the logprobs before it knows the loss) keeps small logits and computes
 large ones again.
 
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from doran.arch.count import logit_rows
 from doran.data.packing import IGNORE
 from doran.native import ops
 
@@ -32,7 +33,7 @@ def linear_cross_entropy(
     *,
     denominator: Tensor | float | None = None,
     z_loss: float = 0.0,
-    rows: int = 2048,
+    rows: int | None = None,
 ) -> tuple[Tensor, Metrics]:
     """Mean of -log softmax(h W^T)[target], plus `z_loss` times the mean of logsumexp^2 (PaLM s5).
 
@@ -45,6 +46,7 @@ def linear_cross_entropy(
         h_ND, targets_N = h_ND[index_M], targets_N[index_M]
     count = targets_N.numel()
     scale = 1.0 / float(count if denominator is None else denominator) if count else 0.0
+    rows = rows or logit_rows(len(weight_VD))
     loss, nll = _CrossEntropy.apply(h_ND, weight_VD, targets_N, scale, z_loss, rows, _matmul_dtype(h_ND))
     return loss, {"nll": nll, "tokens": torch.tensor(count)}
 
@@ -59,7 +61,8 @@ def token_logprobs(
     if rows is None and targets_N.numel() * len(weight_VD) <= KEEP_LOGITS:
         logprobs_N, entropy_N = ops.token_logprobs(F.linear(h_ND, weight_VD), targets_N, temperature)
         return logprobs_N, entropy_N.detach()
-    return _TokenLogprobs.apply(h_ND, weight_VD, targets_N, temperature, rows or 2048, _matmul_dtype(h_ND))
+    rows = rows or logit_rows(len(weight_VD))
+    return _TokenLogprobs.apply(h_ND, weight_VD, targets_N, temperature, rows, _matmul_dtype(h_ND))
 
 
 def _matmul_dtype(h_ND: Tensor) -> torch.dtype:

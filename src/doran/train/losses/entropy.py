@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from doran.arch.count import logit_rows
 
-def entropies(h_ND: Tensor, weight_VD: Tensor, *, temperature: float = 1.0, rows: int = 1024) -> Tensor:
+
+def entropies(h_ND: Tensor, weight_VD: Tensor, *, temperature: float = 1.0, rows: int | None = None) -> Tensor:
     """Entropy in nats of softmax(h W^T / temperature) of each row, with gradient; logits live for `rows` rows."""
+    rows = rows or logit_rows(len(weight_VD), 1024, 1 << 24)  # several fp32 copies of a block live at a time
 
     def block(h_nD: Tensor, w_VD: Tensor) -> Tensor:
         logp_nV = (F.linear(h_nD, w_VD).float() / temperature).log_softmax(-1)
