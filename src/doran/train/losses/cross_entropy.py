@@ -1,9 +1,9 @@
 """Cross-entropy and token logprobs straight from hidden states, a block of rows at a time.
 
 The (N, V) logits never exist whole: one block of `rows` of them does (arch.count.logit_rows: 2048, fewer where V is
-large), in the autocast dtype; the softmax over them is fp32 (native/ops). `linear_cross_entropy` forms its gradients while the block is at hand, so its backward costs no
-matmul. `token_logprobs` (a policy gradient needs the logprobs before it knows the loss) keeps small logits and computes
-large ones again.
+large), in the autocast dtype; the softmax over them is fp32 (native/ops). `linear_cross_entropy` forms its gradients
+while the block is at hand, so its backward costs no matmul. `token_logprobs` (a policy gradient needs the logprobs
+before it knows the loss) keeps small logits and computes large ones again.
 
 N rows, D hidden_size, V vocab_size.
 """
