@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -167,3 +169,64 @@ def test_a_veto_draws_from_the_masked_distribution(model: Decoder) -> None:
     expected = torch.where(allowed, probs, 0.0) / probs[allowed].sum()
     counts = torch.bincount(torch.tensor([h.ids[0] for h in heard]), minlength=61) / 400
     assert (counts - expected).abs().max() < 4 * (0.25 / 400) ** 0.5
+
+
+class Reader(Heard):
+    """Reads several tokens at once, refuses odd ones where `strict`, and wants to be asked after each of `care`."""
+
+    def __init__(self, strict: bool = False, care: tuple[int, ...] = (), stop: int | None = None) -> None:
+        super().__init__()
+        self.most, self.stop, allowed = 0, stop, torch.arange(61) % 2 == 0
+        self.veto = (lambda t: None if t % 2 == 0 else allowed) if strict else (lambda t: None)
+        self.controls = Controls(
+            veto=self.veto, watch=self.watch, read=self.read, on_end=self.controls.on_end,
+            careful=lambda: bool(self.tokens) and self.tokens[-1].id in care,
+        )  # fmt: skip
+
+    def watch(self, token: Token) -> bool:
+        self.tokens.append(token)
+        return token.id == self.stop
+
+    def read(self, tokens: list[int], logprobs: list[float]) -> tuple[int, bool]:
+        self.most = max(self.most, len(tokens))
+        for i, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
+            if self.veto(token) is not None:
+                return i, False
+            if self.watch(Token(token, logprob)):
+                return i + 1, True
+        return len(tokens), False
+
+
+@pytest.mark.parametrize("care", [(), (7, 8, 9)])
+def test_those_who_read_several_tokens_at_once_hear_the_same(model: Decoder, care: tuple[int, ...]) -> None:
+    params = [SamplingParams(150, seed=i, temperature=1.0, stop_token_ids=(5, 6)[: i % 3]) for i in range(9)]
+    slow, fast = Engine(model, max_batch=4).open(), Engine(model, max_batch=4).open(interval=10.0)
+    heard: list[list[Heard]] = [[], []]
+    for i, p in enumerate(params):
+        reader = Reader(strict=i == 1, care=care, stop=11 if i > 4 else None)
+        plain = Heard(veto=reader.veto)
+        watch = lambda t, h=plain, r=reader: h.tokens.append(t) or t.id == r.stop  # noqa: E731
+        plain.controls = replace(plain.controls, watch=watch)
+        for live, h, kept in zip((slow, fast), (plain, reader), heard, strict=True):
+            live.submit([1 + i, 2, 3], p, [h.controls])
+            kept.append(h)
+    for live in (slow, fast):
+        drain(live)
+    for one, several in zip(*heard, strict=True):
+        assert several.tokens == one.tokens and several.ends == one.ends
+    assert max(r.most for r in heard[1]) > 10  # type: ignore[attr-defined]
+
+
+def test_readers_hear_the_rest_when_they_are_aborted_and_a_failing_one_ends_alone(model: Decoder) -> None:
+    live, params = Engine(model, max_batch=4).open(interval=10.0), SamplingParams(40, seed=1)
+    good, gone, bad = Reader(), Reader(), Heard()
+    live.submit([1, 2], params, [good.controls])
+    (number,) = live.submit([1, 3], params, [gone.controls])
+    live.submit([1, 4], params, [replace(bad.controls, read=lambda tokens, logprobs: 1 // 0)])
+    for _ in range(3):
+        live.step()
+    live.abort(number)
+    drain(live)
+    assert good.ids == alone(model, [1, 2], params)[0]
+    assert 1 < len(gone.ids) and gone.ids == alone(model, [1, 3], params)[0][: len(gone.ids)]
+    assert isinstance(bad.ends[0][1], ZeroDivisionError)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -18,6 +20,8 @@ from doran.serve.page import Page
 from doran.serve.security import WEB, Gate
 from doran.serve.sse import ClientGone
 
+SWITCH_SECONDS = 0.0005  # so long the engine's thread, back from native code, waits for the event loop at most
+
 
 def create_app(service: Service, keys: dict[str, str] | None = None) -> ASGIApp:
     """The ASGI application. Its lifespan starts the engine's thread and stops it, letting running requests finish."""
@@ -25,7 +29,11 @@ def create_app(service: Service, keys: dict[str, str] | None = None) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.worker.start()
+        before, _ = sys.getswitchinterval(), gc.freeze()  # what is there now stays: the collector need not look at it
+        sys.setswitchinterval(SWITCH_SECONDS)
         yield
+        sys.setswitchinterval(before)
+        gc.unfreeze()
         await asyncio.to_thread(service.worker.stop, service.settings.shutdown_seconds)
 
     app = FastAPI(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -25,6 +26,9 @@ FINISH: dict[Ending, str] = {
     "stop": "stop", "length": "length", "tool_calls": "tool_calls", "loop": "length", "seconds": "length",
     "abort": "stop", "error": "stop",
 }  # fmt: skip
+
+AFTER = ', "logprobs": null, "finish_reason": null}]}\n\n'
+_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def router(service: Service) -> APIRouter:
@@ -88,6 +92,8 @@ class _Shape:
         self.service, self.body, self.job = service, body, job
         self.id, self.created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
         self.voted: Vote | None = None
+        head = json.dumps(self.head("chat.completion.chunk"), ensure_ascii=False).removesuffix("}")
+        self._before = f'data: {head}, "choices": [{{"index": '
 
     def head(self, kind: str) -> dict[str, Any]:
         """What every answer and chunk begins with."""
@@ -137,17 +143,22 @@ class _Shape:
         ended: list[Done | None] = []
         roles: set[int] = set()
         async with generation:
-            async for index, event in generation:
-                if index not in roles:
-                    roles.add(index)
-                    yield self._chunk(index, {"role": "assistant", "content": ""})
-                if isinstance(event, Done):
-                    ended.append(event)
-                    yield self._chunk(index, {}, **ending(event))
-                elif delta := self._delta(event):
-                    yield self._chunk(index, delta, self._logprobs(event.tokens) if event.kind == "answer" else None)
-        for chunk in self._last(ended):
-            yield chunk
+            async for batch in generation.batches():
+                out = []
+                for index, event in batch:
+                    if index not in roles:
+                        roles.add(index)
+                        out.append(self._chunk(index, {"role": "assistant", "content": ""}))
+                    if isinstance(event, Done):
+                        ended.append(event)
+                        out.append(self._chunk(index, {}, **ending(event)))
+                    elif delta := self._delta(event):
+                        logprobs = self._logprobs(event.tokens) if event.kind == "answer" else None
+                        out.append(self._chunk(index, delta, logprobs))
+                if len(ended) == self.job.n:
+                    out += self._last(ended)
+                if out:
+                    yield b"".join(out)
 
     async def stream_vote(self, generation: Generation) -> AsyncIterator[bytes]:
         """The winner, once it is known."""
@@ -179,6 +190,8 @@ class _Shape:
         return {"tool_calls": [call]}
 
     def _chunk(self, index: int, delta: dict[str, Any], logprobs: list[Any] | None = None, **end: Any) -> bytes:
+        if not logprobs and not end:  # nearly all of them: only what changes is put into JSON
+            return f'{self._before}{index}, "delta": {_json(delta)}{AFTER}'.encode()
         content = {"content": logprobs, "refusal": None} if self.body.logprobs and logprobs else None
         choice = {"index": index, "delta": delta, "logprobs": content, "finish_reason": None, **end}
         return data({**self.head("chat.completion.chunk"), "choices": [choice]})

@@ -121,12 +121,16 @@ class _Shape:
         async with generation:
             for index in range(self.jobs[0].n if self.body.echo else 0):
                 yield self._chunk(index, self._echo(self.jobs[0]))
-            async for index, event in generation:
-                if isinstance(event, Done):
-                    ended.append(event)
-                    yield self._chunk(index, "", FINISH[event.ending])
-                else:
-                    yield self._chunk(index, event.text, None, event.tokens)
+            async for batch in generation.batches():
+                out = []
+                for index, event in batch:
+                    if isinstance(event, Done):
+                        ended.append(event)
+                        out.append(self._chunk(index, "", FINISH[event.ending]))
+                    else:
+                        out.append(self._chunk(index, event.text, None, event.tokens))
+                if out:
+                    yield b"".join(out)
         if self.body.stream_options and self.body.stream_options.include_usage:
             yield data({**self.head(), "choices": [], "usage": self._usage(ended)})
         yield b"data: [DONE]\n\n"

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ class Service:
         self, engine: Engine, tokenizer: Tokenizer, stop_ids: tuple[int, ...], settings: ServeSettings
     ) -> None:
         self.engine, self.tokenizer, self.stop_ids, self.settings = engine, tokenizer, stop_ids, settings
-        self.worker = Worker(engine, settings.max_queue)
+        self.worker = Worker(engine, settings.max_queue, settings.stream_interval)
         self.metrics = Metrics(self.worker)
         self.started = int(time.time())
         self._guards: dict[Language, Guard] = {}
@@ -133,9 +133,14 @@ class Generation:
             self._logprobs[j] += token.logprob
             return reply.watch(token)
 
+        def read(tokens: Sequence[int], logprobs: Sequence[float]) -> tuple[int, bool]:
+            kept, ended = reply.read(tokens)
+            self._logprobs[j] += sum(logprobs[:kept])
+            return kept, ended
+
         return Controls(
-            tuple(processors), veto=reply.veto, watch=watch, on_end=lambda reason, error: reply.finish(reason),
-            top_logprobs=job.top_logprobs,
+            tuple(processors), veto=reply.veto, watch=watch, read=read, careful=reply.careful,
+            on_end=lambda reason, error: reply.finish(reason), top_logprobs=job.top_logprobs,
         )  # fmt: skip
 
     async def __aenter__(self) -> Generation:
@@ -149,29 +154,36 @@ class Generation:
         """End one choice, or all that still run."""
         self._service.worker.abort(self._ticket, choice)
 
-    def __aiter__(self) -> AsyncIterator[tuple[int, Piece | Done]]:
-        return self._events()
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Piece | Done]]:
+        async for batch in self.batches():
+            for item in batch:
+                yield item
 
-    async def _events(self) -> AsyncIterator[tuple[int, Piece | Done]]:
+    async def batches(self) -> AsyncIterator[list[tuple[int, Piece | Done]]]:
+        """The same items, those that came together in one list; never an empty one."""
         last = 0.0
         while self._open:
-            got = [await self._ticket.events.get()]
+            got = await self._ticket.take()
             wait = last + self.interval - time.perf_counter()
-            if wait > 0 and not isinstance(got[0][1], Ended):
+            if wait > self.interval / 2 and not isinstance(got[0][1], Ended):
                 await asyncio.sleep(wait)  # what comes meanwhile goes out in one piece
-            while not self._ticket.events.empty():
-                got.append(self._ticket.events.get_nowait())
+                got += await self._ticket.take() if self._ticket.ready else []
             last = time.perf_counter()
             self.first_token = self.first_token or last
+            batch: list[tuple[int, Piece | Done]] = []
+            failed: Exception | None = None
             for choice, event in _merged(got):
                 if isinstance(event, Ended):
                     self._open -= 1
-                    done = self._done(choice, event)
-                    if done.error:
-                        raise done.error
-                    yield choice, done
-                else:
-                    yield choice, event
+                    event = self._done(choice, event)
+                    failed = event.error
+                    if failed:
+                        break
+                batch.append((choice, event))
+            if batch:
+                yield batch
+            if failed:
+                raise failed
 
     def _done(self, choice: int, ended: Ended) -> Done:
         reply = self.replies[choice]
@@ -190,6 +202,8 @@ class Generation:
 
 def _merged(events: list[tuple[int, Piece | Ended]]) -> list[tuple[int, Piece | Ended]]:
     """The events with neighbouring text of one choice and kind joined. The choices' own orders stay."""
+    if len(events) == 1:
+        return events
     out: list[tuple[int, Piece | Ended]] = []
     latest: dict[int, int] = {}  # choice -> its last event's place in `out`
     for choice, event in events:

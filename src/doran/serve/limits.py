@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 MAX_PERIOD, MIN_REPEATS, MIN_TOKENS = 64, 6, 96
 EVERY = 16  # tokens between two looks
 PATIENCE = 8  # tokens a thought may go on beyond its limit to finish a character
@@ -28,13 +26,17 @@ class Limits:
     clock: Callable[[], float] = time.monotonic
 
 
-def find_loop(tokens: Sequence[int], repeats: int = MIN_REPEATS, least: int = MIN_TOKENS) -> int | None:
-    """The period with which the tail repeats, or None."""
-    tail = np.asarray(tokens[-(MAX_PERIOD * (repeats + 1)) :])
+def find_loop(
+    tokens: Sequence[int], repeats: int = MIN_REPEATS, least: int = MIN_TOKENS, end: int | None = None
+) -> int | None:
+    """The period with which the tail of tokens[:end] repeats, or None."""
+    end = len(tokens) if end is None else end
+    if end < least or tokens[end - 1] not in tokens[max(0, end - 1 - MAX_PERIOD) : end - 1]:
+        return None  # nearly always
     for period in range(1, MAX_PERIOD + 1):
-        span = max(least, period * repeats)
-        if span > len(tail):
+        start = end - max(least, period * repeats)
+        if start < 0:
             break
-        if np.array_equal(tail[len(tail) - span + period :], tail[len(tail) - span : len(tail) - period]):
+        if tokens[end - 1] == tokens[end - 1 - period] and tokens[start + period : end] == tokens[start : end - period]:
             return period
     return None

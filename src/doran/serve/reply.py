@@ -9,6 +9,7 @@ Legend: V vocab_size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -25,6 +26,7 @@ from doran.text.detok import Detokenizer
 from doran.text.parse import CLOSE, OPEN, StreamSplitter
 from doran.text.tokenizer import Tokenizer
 
+LONG_LOOP = 12, 256  # in an answer: repeats, tokens
 Kind = Literal["reasoning", "answer", "call", "arguments"]
 Ending = Literal["stop", "length", "tool_calls", "loop", "seconds", "abort", "error"]
 
@@ -76,11 +78,15 @@ class Reply:
         self._forced: list[int] = []
         self._over = 0  # tokens the thought went on beyond its limit
         self._started: float | None = None
+        most = plan.limits.thought_seconds, plan.limits.seconds and 0.8 * plan.limits.seconds
+        self._thought_seconds = min((s for s in most if s is not None), default=math.inf)
         self._waiting: list[Token] = []
         self.tokens: list[int] = []
         self.reasoning_tokens = 0
         self.ending: Ending | None = None
         self.closed_by: Literal["tokens", "seconds", "loop"] | None = None
+        watched = (plan.stop, plan.grammar, plan.tool_form, plan.think_guard, plan.answer_guard, plan.keep_tokens)
+        self._plain = not any(watched)  # nothing but tags and limits needs a look at single tokens
         if plan.grammar and not self._inside and not plan.may_think:
             self._begin_grammar()
 
@@ -105,11 +111,9 @@ class Reply:
 
     def _thought_is_over(self) -> Literal["tokens", "seconds", "loop"] | None:
         limits, why = self.plan.limits, None
-        elapsed = limits.clock() - (self._started or 0.0)
-        seconds = [s for s in (limits.thought_seconds, limits.seconds and 0.8 * limits.seconds) if s is not None]
         if limits.thought_tokens is not None and self.reasoning_tokens >= limits.thought_tokens:
             why = "tokens"
-        elif seconds and elapsed >= min(seconds):
+        elif self._elapsed() >= self._thought_seconds:
             why = "seconds"
         elif limits.loop_guard and len(self.tokens) % EVERY == 0 and find_loop(self.tokens):
             why = "loop"
@@ -117,6 +121,9 @@ class Reply:
             self._over += 1
             return None
         return why  # type: ignore[return-value]
+
+    def _elapsed(self) -> float:
+        return self.plan.limits.clock() - (self._started or 0.0)
 
     def _may_open(self) -> bool:
         return self.plan.split and self.plan.may_think and not self._begun and not self._inside
@@ -168,6 +175,52 @@ class Reply:
         if not self.plan.may_think and self._open_id is not None and self.plan.split:
             mask_V[self._open_id] = False
         return mask_V
+
+    # ---- several at once -------------------------------------------------------------------------------------------
+
+    def careful(self) -> bool:
+        """Must the next token be judged before another is drawn?"""
+        return bool(self._forced) or self._matcher is not None
+
+    def read(self, tokens: Sequence[int]) -> tuple[int, bool]:
+        """Take several tokens in, exactly as one by one: how many stand, and whether the reply ends by the last."""
+        before = len(self.tokens)
+        self.tokens += tokens
+        if self._is_simple(tokens, before):
+            stopped = tokens[-1] in self.plan.stop_ids
+            text = self._detokenizer.feed(*(tokens[:-1] if stopped else tokens))
+            self.reasoning_tokens += self._inside * (len(tokens) - stopped)
+            self._begun = self._begun or not self._inside and bool(text.strip())
+            if text:
+                self._emit(Piece("reasoning" if self._inside else "answer", text))
+            if stopped:
+                self.finish("stop")
+            return len(tokens), stopped
+        del self.tokens[before:]
+        for i, token in enumerate(tokens):
+            if self.veto(token) is not None:
+                return i, False
+            if self.watch(Token(token, 0.0)):
+                return i + 1, True
+        return len(tokens), False
+
+    def _is_simple(self, tokens: Sequence[int], before: int) -> bool:
+        """No tag, no limit and no loop in sight in self.tokens[before:], which are `tokens`."""
+        limits, count, inside = self.plan.limits, len(tokens), self._inside
+        if not self._plain or self._forced or not self.plan.stop_ids.isdisjoint(tokens[:-1]):
+            return False
+        if self.plan.split and (self._splitter.pending or b"<" in self._detokenizer.spelt(tokens)):
+            return False
+        if inside and limits.thought_tokens is not None and self.reasoning_tokens + count >= limits.thought_tokens:
+            return False
+        most = self._thought_seconds if inside else limits.seconds
+        if most is not None and self._elapsed() >= most:
+            return False
+        if not limits.loop_guard:
+            return True
+        looks = range(-(-(before + (not inside)) // EVERY) * EVERY, before + count + (not inside), EVERY)
+        kind = () if inside else LONG_LOOP
+        return not any(find_loop(self.tokens, *kind, end=end) for end in looks)
 
     # ---- after it -------------------------------------------------------------------------------------------------
 
@@ -245,10 +298,10 @@ class Reply:
 
     def _too_long(self) -> Ending | None:
         limits = self.plan.limits
-        if limits.seconds is not None and limits.clock() - (self._started or 0.0) >= limits.seconds:
+        if limits.seconds is not None and self._elapsed() >= limits.seconds:
             return "seconds"
         in_answer = not self._inside and limits.loop_guard and len(self.tokens) % EVERY == 0
-        return "loop" if in_answer and find_loop(self.tokens, repeats=12, least=256) else None
+        return "loop" if in_answer and find_loop(self.tokens, *LONG_LOOP) else None
 
     @property
     def stop_string(self) -> str | None:

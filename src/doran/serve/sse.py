@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -78,35 +79,46 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        line = Line(send)
+        line.keep_open()
         try:
-            async for chunk in pinged(self._chunks):
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            async for chunk in self._chunks:
+                await line.write(chunk)
         except OSError:
             return  # the client left between two pieces
         except Exception as error:
             name = "error" if self._path.startswith("/v1/messages") else None
-            chunk = data(body_of(error, self._path), name) + (b"" if name else b"data: [DONE]\n\n")
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await line.write(data(body_of(error, self._path), name) + (b"" if name else b"data: [DONE]\n\n"))
+        finally:
+            line.close()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def pinged(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The chunks, with a comment where none comes for a while, so that proxies keep the line open."""
-    upcoming: asyncio.Future[bytes] | None = None
-    try:
-        while True:
-            upcoming = upcoming or asyncio.ensure_future(anext(chunks))  # type: ignore[arg-type]
-            done, _ = await asyncio.wait({upcoming}, timeout=PING_SECONDS)
-            if not done:
-                yield b": ping\n\n"
-                continue
-            try:
-                chunk = upcoming.result()
-            except StopAsyncIteration:
-                return
-            upcoming = None
-            yield chunk
-    finally:
-        if upcoming:
-            upcoming.cancel()
-            await asyncio.gather(upcoming, return_exceptions=True)
+class Line:
+    """A stream's way out. Where nothing was sent for a while a comment is, so that proxies keep the line open."""
+
+    def __init__(self, send: Send) -> None:
+        self._send, self._loop, self._last = send, asyncio.get_running_loop(), 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._ping: asyncio.Task[None] | None = None
+
+    async def write(self, chunk: bytes) -> None:
+        """Send a piece of the body."""
+        self._last = self._loop.time()
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    def keep_open(self) -> None:
+        """Look now and then whether a comment is due."""
+        if self._loop.time() - self._last >= PING_SECONDS and self._last:
+            self._ping = asyncio.ensure_future(self._write_ping())
+        self._timer = self._loop.call_later(PING_SECONDS, self.keep_open)
+
+    async def _write_ping(self) -> None:
+        with suppress(OSError):  # the client left; whoever writes next will notice
+            await self.write(b": ping\n\n")
+
+    def close(self) -> None:
+        """No more comments."""
+        for pending in (self._timer, self._ping):
+            if pending:
+                pending.cancel()

@@ -29,11 +29,31 @@ class Stopping(DoranError):
 
 @dataclass(eq=False)
 class Ticket:
-    """One submitted group of completions. Its events, (completion j, event), come in order on `events`."""
+    """One submitted group of completions. Its events, (completion j, event), come in order; one task takes them."""
 
     loop: asyncio.AbstractEventLoop
-    events: asyncio.Queue[tuple[int, Any]] = field(default_factory=asyncio.Queue)
     numbers: list[int] = field(default_factory=list)  # of the session; empty until the thread took it in
+    _arrived: list[tuple[int, Any]] = field(default_factory=list)
+    _waiting: asyncio.Future[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Has anything come?"""
+        return bool(self._arrived)
+
+    async def take(self) -> list[tuple[int, Any]]:
+        """All events that have come; waits for the first."""
+        if not self._arrived:
+            self._waiting = self.loop.create_future()
+            await self._waiting
+        taken, self._arrived = self._arrived, []
+        return taken
+
+    def put(self, completion: int, event: Any) -> None:
+        """Add an event; in the loop's thread."""
+        self._arrived.append((completion, event))
+        if self._waiting and not self._waiting.done():
+            self._waiting.set_result(None)
 
 
 @dataclass(frozen=True)
@@ -47,9 +67,10 @@ class Ended:
 class Worker:
     """Runs an engine in a thread. `start` it; `submit` and `abort` from the event loop; `stop` at the end."""
 
-    def __init__(self, engine: Engine, max_queue: int) -> None:
-        self.engine, self.max_queue = engine, max_queue
-        self._live = engine.open()
+    def __init__(self, engine: Engine, max_queue: int, interval: float = 0.0) -> None:
+        """`interval`: seconds of decoding between two hand-overs of tokens, roughly (engine/live.py)."""
+        self.engine, self.max_queue, self.interval = engine, max_queue, interval
+        self._live = engine.open(interval)
         self._inbox: deque[Callable[[], None]] = deque()
         self._outbox: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, int, Any]]] = {}
         self._wake = threading.Condition()
@@ -132,7 +153,7 @@ class Worker:
         try:
             self._live.step()
         except Exception as error:  # not one request's own: nothing in the session can be trusted any more
-            failed, self._live = self._live, self.engine.open()
+            failed, self._live = self._live, self.engine.open(self.interval)
             failed.fail(error)
 
     def _take_in(
@@ -178,4 +199,4 @@ class Worker:
 
 def _deliver(events: list[tuple[Ticket, int, Any]]) -> None:
     for ticket, completion, event in events:
-        ticket.events.put_nowait((completion, event))
+        ticket.put(completion, event)

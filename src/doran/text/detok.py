@@ -6,6 +6,7 @@ Not here: splitting thought from answer (parse.py).
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 
 from doran.text.tokenizer import Tokenizer
 
@@ -34,15 +35,23 @@ class Detokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = False) -> None:
-        self._backend = tokenizer.backend
-        added = self._backend.get_added_tokens_decoder()
-        self._skipped = {index for index, token in added.items() if skip_special and token.special}
+        self._backend, self._known = tokenizer.backend, tokenizer.spelling
+        added = self._backend.get_added_tokens_decoder() if skip_special else {}
+        self._skipped = {index for index, token in added.items() if token.special}
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def feed(self, token_id: int) -> str:
-        """Text that became whole with this token, often empty inside a character."""
-        token = None if token_id in self._skipped else self._backend.id_to_token(token_id)
-        return "" if token is None else self._decoder.decode(token_bytes(token))
+    def feed(self, *token_ids: int) -> str:
+        """Text that became whole with these tokens, often empty inside a character."""
+        return self._decoder.decode(self.spelt(token_ids))
+
+    def spelt(self, token_ids: Sequence[int]) -> bytes:
+        """The bytes that `feed` would take in."""
+        known = self._known
+        for index in token_ids:
+            if index not in known:
+                token = self._backend.id_to_token(index)
+                known[index] = b"" if token is None else token_bytes(token)
+        return b"".join([known[index] for index in token_ids if index not in self._skipped])
 
     @property
     def pending(self) -> bool:

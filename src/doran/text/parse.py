@@ -59,6 +59,11 @@ class StreamSplitter:
         """Is the text inside a thought now?"""
         return self._inside
 
+    @property
+    def pending(self) -> bool:
+        """Is a tail held back that may yet become a tag?"""
+        return bool(self._held)
+
     def feed(self, piece: str) -> list[tuple[Kind, str]]:
         """The parts that are certain now; the tail that may yet become a tag is held back."""
         out: list[tuple[Kind, str]] = []

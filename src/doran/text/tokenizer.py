@@ -81,6 +81,11 @@ class Tokenizer:
         """The tokens that steer the model: marked special, or written `<...>`. Text alone never becomes one."""
         return {content: index for index, content in folders.control_tokens(self._full)}
 
+    @cached_property
+    def spelling(self) -> dict[int, bytes]:
+        """The bytes of the tokens that detok.py has come across: a memory, empty at first."""
+        return {}
+
     @property
     def chat_template(self) -> str | dict[str, str] | None:
         """The Jinja2 text, or several by name, or None for a base model's folder without one."""
