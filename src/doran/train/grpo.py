@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from doran.base.errors import ConfigError, suggest
+from doran.base.rng import python_rng
 from doran.base.runlog import MetricsWriter, Progress, read_metrics
 from doran.engine.engine import Engine
 from doran.layers.lora import lora_layers, merged
@@ -34,6 +35,7 @@ from doran.train.loop import Loop, Metrics, StepFn, load_module_tensors, module_
 from doran.train.losses import adapted_coefficient
 from doran.train.optim import build_optimizer
 from doran.train.recorder import Recorder
+from doran.train.rehearsal import rehearse_grpo
 from doran.train.rollout import Dialect, Draw, Environment, Reward, Rollout, Sample, Source, roll_out
 from doran.train.sampling import Sampler
 from doran.train.update import update_policy
@@ -83,6 +85,9 @@ def run_grpo(
 
         def start(first: int) -> StepFn:
             writer.truncate_after(first)
+            if first == 0 and settings.rehearse and world.size == 1:
+                drawn = draw(python_rng("rehearsal", settings.seed), settings.prompts_per_step)
+                rehearse_grpo(loop.model, [dialect.encode(item) for item in drawn], settings)
             run = make_run(loop, dialect, draw, rewards, reference, writer, environment)  # after the memory is restored
             watchman = Watchman(out_dir, progress, first) if world.first else None
             if run.recorder is not None:

@@ -35,6 +35,7 @@ from doran.models.decoder import Decoder
 from doran.models.weights import save_model
 from doran.parallel.world import SOLO, World
 from doran.train import checkpoint
+from doran.train.fitting import memory_told
 from doran.train.optim import Optimizer, OptimSettings
 from doran.train.schedule import ScheduleName, lr_factor
 
@@ -62,7 +63,7 @@ class LoopSettings(OptimSettings):
 
 
 CADENCE = frozenset(
-    {"checkpoint_every_steps", "checkpoint_every_s", "log_every", "record", "activation_checkpointing"}
+    {"checkpoint_every_steps", "checkpoint_every_s", "log_every", "record", "activation_checkpointing", "rehearse"}
 )
 """Settings that change no weight: a run may be continued with other values of these."""
 
@@ -89,8 +90,8 @@ class Loop:
     def run(self, start: Callable[[int], StepFn]) -> Path:
         """Run what is left and return the model folder. `start(step)` is called once, with the step to begin from.
 
-        Errors: NumericsError on a loss or gradient that is not finite; Interrupted, after a checkpoint, on Ctrl-C or
-        SIGTERM.
+        Errors: NumericsError on a loss or gradient that is not finite; OutOfMemory, with what would fit; Interrupted,
+        after a checkpoint, on Ctrl-C or SIGTERM.
         """
         self.model.activation_checkpointing = self.settings.activation_checkpointing
         step = self._resume()
@@ -99,7 +100,8 @@ class Loop:
             rows = self.writer("metrics.jsonl")
             with flushed_denormals(), rows as writer, interruptible() as interrupted:
                 writer.truncate_after(step)
-                self._steps(step, start(step), writer, interrupted)
+                with memory_told(self.model, self.settings, self.progress):
+                    self._steps(step, start(step), writer, interrupted)
         return self._finish()
 
     def writer(self, name: str) -> MetricsWriter:

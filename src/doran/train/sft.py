@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from doran.base.config import later
 from doran.base.errors import DataError
 from doran.base.rng import python_rng
 from doran.base.runlog import Progress
@@ -22,6 +23,7 @@ from doran.train.batch import ROUND_TOKENS, pack
 from doran.train.loop import Loop, StepFn
 from doran.train.optim import build_optimizer
 from doran.train.pretrain import LmSettings, lm_step_fn
+from doran.train.rehearsal import largest, rehearse_lm
 from doran.train.schedule import ScheduleName
 
 Sample = tuple[Sequence[int], Sequence[bool]]
@@ -36,6 +38,9 @@ class SftSettings(LmSettings):
     max_length: int | None = Field(None, ge=2, description="longest sample, in tokens; a longer one is an error")
     schedule: ScheduleName = Field("cosine", description="wsd, cosine or constant")
     min_lr_factor: float = Field(0.1, ge=0, le=1, description="share of the peak rate at the end")
+    rehearse: bool = later(
+        False, description="before step 1 try the largest batch, so that too little memory shows at once"
+    )
 
 
 def run_sft(
@@ -70,6 +75,8 @@ def run_sft(
         return [pack([samples[i] for i in plan[step]], device, ROUND_TOKENS)]
 
     def start(first: int) -> StepFn:
+        if first == 0 and settings.rehearse and world.size == 1:
+            rehearse_lm(loop.model, take(largest(plan, [len(ids) - 1 for ids, _ in samples]))[0], settings)
         return lm_step_fn(loop, take)
 
     return loop.run(start)

@@ -81,7 +81,7 @@ def update_policy(
             micro.old_logprobs_N = frozen_logprobs(model, micro.batch, s)
         if reference is not None:
             micro.ref_logprobs_N = frozen_logprobs(reference, micro.batch, s)
-    means = _Means()
+    means = Means()
     if s.exact_logprobs:
         began = time.perf_counter()
         for micro in micros:
@@ -110,7 +110,7 @@ def accumulate(
     s: GrpoSettings,
     stats: RouterStats,
     num_micros: int,
-    means: _Means,
+    means: Means,
     first: bool,
 ) -> None:
     """Add one micro-batch's gradient to the parameters, and what is worth knowing to `means`.
@@ -273,7 +273,7 @@ def _micro_batch(samples: list[Sample], weights_S: Tensor, device: torch.device 
     )
 
 
-class _Means:
+class Means:
     """Weighted means and sums under the names of the log."""
 
     def __init__(self) -> None:
