@@ -59,7 +59,7 @@ def main(
         train: SftSettings = SftSettings()
 
     check_choice("--style", style, STYLES)
-    settings = build(Settings, apply_overrides({}, overrides or []), where="settings")
+    settings = build(Settings, apply_overrides({"train": {"rehearse": True}}, overrides or []), where="settings")
     conversations = list(read_conversations(data, renamed(rename or [])))
     if not conversations:
         raise DataError(f"{data}: no rows", hint="give a file with one JSON object a line")

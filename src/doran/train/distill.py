@@ -33,11 +33,12 @@ from doran.layers.moe import RouterStats, update_router_bias
 from doran.models.decoder import Decoder
 from doran.text.tokenizer import Tokenizer
 from doran.train.batch import ROUND_TOKENS, by_tokens, pack
-from doran.train.loop import Loop, Metrics
+from doran.train.loop import Loop, Metrics, StepFn
 from doran.train.losses import IGNORE, token_logprobs
 from doran.train.losses.distill import on_policy_advantages, on_policy_loss, reverse_kl, topk_kl
 from doran.train.optim import build_optimizer
 from doran.train.pretrain import LmSettings, head_weight
+from doran.train.rehearsal import largest, rehearse_lm
 from doran.train.samples import Dialect, Draw
 from doran.train.sft import Sample, SftSettings, batch_plan, check_samples, digest
 
@@ -174,7 +175,13 @@ def run_topk(
 
         return _update(loop, [(pack([samples[i] for i in plan[step]], round_to=ROUND_TOKENS), loss)], step)
 
-    return loop.run(lambda first: step_fn)
+    def start(first: int) -> StepFn:
+        if first == 0 and settings.rehearse:
+            batch = largest(plan, [len(ids) - 1 for ids, _ in samples])
+            rehearse_lm(model, pack([samples[i] for i in batch], round_to=ROUND_TOKENS), settings)
+        return step_fn
+
+    return loop.run(start)
 
 
 def run_on_policy(

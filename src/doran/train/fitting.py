@@ -42,7 +42,7 @@ def tokens_name(settings: Any) -> str:
 
 
 def what_fits(config: ModelConfig, settings: Any, room: int, trained: float = 1.0) -> dict[str, Any] | None:
-    """The smallest change of settings whose forecast is at most `room` bytes; {} for none needed, None if there is none.
+    """The least change of settings whose forecast is at most `room` bytes; {}: none is needed, None: there is none.
 
     Tried in the order of what they cost: time first (a forward pass more), then smaller batches, then coarser moments.
     """
@@ -73,7 +73,7 @@ def mend(config: ModelConfig, settings: Any, room: int, trained: float = 1.0) ->
 
 @contextmanager
 def memory_told(model: Decoder, settings: Any, progress: Progress | None) -> Iterator[None]:
-    """Around a trainer's steps: a warning before the first where the forecast does not fit; OutOfMemory with the mend."""
+    """Around a trainer's steps: a warning where the forecast does not fit; OutOfMemory, with the mend."""
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / max(1, total)
     room = available_memory() + held()

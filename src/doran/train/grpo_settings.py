@@ -145,7 +145,7 @@ class GrpoSettings(LoopSettings):
     max_turns: int = later(8, ge=1, description="turns of the model in an environment")
     # trouble
     rehearse: bool = later(
-        False, description="before step 1 try the fullest micro-batch there can be, so that too little memory shows at once"
+        False, description="before step 1 try the fullest micro-batch, so that too little memory shows at once"
     )
     on_fault: Literal["stop", "drop"] = later(
         "stop", description="a judge that fails, or an unusable prompt: stop the run, or leave it out, counted"
