@@ -37,7 +37,7 @@ def load_environment(spec: str, tokenizer: Tokenizer) -> Environment:
         raise UsageError(f"--environment {spec}: {path}: no such file", hint="check the path")
     module = _module(Path(path))
     if not hasattr(module, name):
-        names = [n for n, value in vars(module).items() if isinstance(value, type) and value.__module__ == module.__name__]
+        names = [n for n, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
         raise UsageError(f"--environment {spec}: {path} has no {name}", hint=suggest(name, names))
     try:
         made: Environment = getattr(module, name)(tokenizer)

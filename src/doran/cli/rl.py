@@ -85,7 +85,8 @@ def main(
     check_choice("--language", language, LANGUAGES)
     weights = reward_weights(reward or list(REWARDS))
     parts = rewards(weights)
-    settings = build(Settings, apply_overrides({"train": {"record": "jsonl", "rehearse": True}}, overrides or []), where="settings")
+    usual = {"train": {"record": "jsonl", "rehearse": True}}
+    settings = build(Settings, apply_overrides(usual, overrides or []), where="settings")
     train, folder = settings.train, model_folder(model)
     lora = lora_facts(lora_rank, lora_alpha, lora_targets)
     use_threads(threads)
