@@ -223,6 +223,15 @@ def test_without_a_compiler_the_model_s_own_code_runs(monkeypatch: pytest.Monkey
     assert isinstance(make_runner(build(presets.tiny("qwen2")), None, None, 1 << 20, 4), Runner)
 
 
+@needs_compiler
+def test_a_library_for_other_structs_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "names", lambda: "other fields")
+    assert isinstance(make_runner(build(presets.tiny("qwen2")), None, None, 1 << 20, 4), Runner)
+    assert "another version" in capsys.readouterr().err
+
+
 def test_a_layer_that_is_not_plain_is_left_to_the_model_s_own_code() -> None:
     model = build(presets.tiny("qwen2"))
     model.model.layers[0].self_attn.o_proj = torch.nn.Identity()

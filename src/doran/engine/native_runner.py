@@ -8,6 +8,8 @@ Legend: N running slots 0..N-1, V vocab_size, G prompts.
 from __future__ import annotations
 
 import ctypes
+import functools
+import sys
 import weakref
 from collections.abc import Sequence
 from itertools import accumulate
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from doran.base.errors import OutOfMemory
-from doran.engine.panels import POINTERS, Packed, covers, reals, sizes
+from doran.engine.panels import POINTERS, Packed, covers, names, reals, sizes
 from doran.engine.quant_panels import covers_packed, held_panels
 from doran.engine.request import DRAFTS, PLAIN, Speculation
 from doran.engine.sampler import RowParams
@@ -239,11 +241,28 @@ def native_runner(
     dtype = torch.float32 if model.quantized else compute_dtype or model.dtype
     kept = cache_dtype or dtype
     covered = covers_packed(model) if model.quantized else covers(model, dtype, kept)
-    if not covered or library("decoder") is None:
+    if not covered or not _matches():
         return None
     if speculation.drafts == "mtp" and model.quantized and not covers_packed(model, mtp=True):
         speculation = PLAIN
     return NativeRunner(model, kept, dtype, budget, max_batch, arena or Arena(), speculation)
+
+
+def _matches() -> bool:
+    """Is there a native decoder, and was it built for the structs that this process fills?"""
+    found = library("decoder")
+    if found is None:
+        return False
+    found.decoder_names.restype = ctypes.c_char_p
+    same = found.decoder_names().decode() == names()
+    if not same:
+        _tell_other_version()
+    return same
+
+
+@functools.cache
+def _tell_other_version() -> None:
+    print("doran: the native decoder's sources are of another version than this process; torch runs", file=sys.stderr)
 
 
 def _library() -> ctypes.CDLL:

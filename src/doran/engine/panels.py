@@ -27,7 +27,24 @@ POINTERS = (
     "qkv", "q_b", "absorb", "value_up", "o", "gate_up", "down", "route", "expert_gate_up", "expert_down", "kinds",
 )  # fmt: skip
 """What struct Layer in native/decoder.h holds, in its order."""
+SIZES = (
+    "bf16_weights", "bf16_cache", "hidden", "vocab", "layers", "heads", "groups", "mla", "nope", "rope", "value",
+    "rank", "q_rank", "dense", "expert", "experts", "top_k", "n_group", "topk_group", "norm_topk", "mask_zero",
+    "shared", "embed_kind", "head_kind", "drafts", "eh_kind",
+)  # fmt: skip
+"""struct Sizes, in its order."""
+COLUMNS = (
+    "tokens", "lengths", "steps", "budget", "stops", "uniforms", "new_tokens", "new_logprobs", "temperature", "top_k",
+    "top_p", "min_p", "ended", "num_stops", "width",
+)  # fmt: skip
+"""struct Columns, in its order."""
 _PARTS = (nn.Linear, nn.Embedding, RMSNorm)
+
+
+def names() -> str:
+    """What the native decoder must answer to decoder_names: that it was built for these very structs."""
+    groups = [[f"*{x}" for x in POINTERS[:9]], [f"*{x}" for x in POINTERS[9:19]], SIZES, COLUMNS]
+    return "; ".join(", ".join(group) for group in groups)
 
 
 def covers(model: Decoder, *dtypes: torch.dtype) -> bool:

@@ -1,7 +1,9 @@
 """Compiles the C++ kernels at first use and loads them with ctypes; says so and steps aside where there is no compiler.
 
 Not a build system: a few source files, two shared libraries, kept in the user's cache folder under a name that hashes
-the sources, the flags and the processor, so that a changed source or another machine never meets a stale library.
+the sources, the flags and the processor, so that a changed source or another machine never meets a stale library. The
+sources are read when this file is imported and compiled from that copy, beside the cache, under another name until
+whole: who edits them meanwhile, or builds at the same moment, cannot make a process load what it does not expect.
 `DORAN_NATIVE=0` turns the kernels off; the torch reference (reference.py) then does the same work, slower.
 """
 
@@ -38,6 +40,9 @@ HEADERS = {
         "decoder_drafts.h",
         "decoder_steps.h",
     ),  # fmt: skip
+}
+SOURCES = {
+    file: (HERE / file).read_bytes() for name in LIBRARIES for file in sorted({*LIBRARIES[name], *HEADERS[name]})
 }
 FLAGS = (
     "-std=c++20",
@@ -88,7 +93,7 @@ def library(name: str = "kernels") -> ctypes.CDLL | None:
 def build(name: str = "kernels") -> Path:
     """Compile unless the cache has it; returns the library's path. RuntimeError with the compiler's first complaint."""
     sources = LIBRARIES[name]
-    text = b"".join((HERE / file).read_bytes() for file in (*sources, *HEADERS[name]))
+    text = b"".join(SOURCES[file] for file in (*sources, *HEADERS[name]))
     key = hashlib.sha256(text + " ".join(FLAGS).encode() + processor().encode()).hexdigest()[:16]
     target = cache_dir() / f"{name}-{key}.so"
     if target.exists():
@@ -98,10 +103,13 @@ def build(name: str = "kernels") -> Path:
         raise RuntimeError("no C++ compiler found; install g++ or set CXX")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        for file in (*sources, *HEADERS[name]):
+            (Path(folder) / file).write_bytes(SOURCES[file])
         beside = Path(folder) / target.name
-        command = [compiler, *FLAGS, "-shared", *(str(HERE / file) for file in sources), "-o", str(beside)]
+        command = [compiler, *FLAGS, "-shared", *(str(Path(folder) / file) for file in sources), "-o", str(beside)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
-            raise RuntimeError(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+            said = done.stderr.strip().splitlines() or ["no message"]
+            raise RuntimeError(f"{compiler} failed: {next((line for line in said if 'error' in line), said[0])}")
         os.replace(beside, target)
     return target

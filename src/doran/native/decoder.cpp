@@ -8,6 +8,7 @@
 #include "decoder_steps.h"
 
 extern "C" {
+const char* decoder_names() { return NAMES(LAYER_VECTORS) "; " NAMES(LAYER_MATRICES) "; " NAMES(SIZES) "; " NAMES(COLUMNS); }
 // globals: embed, norm, head, cos, sin, then struct Mtp. layer_pointers: 20 a layer, as in struct Layer; the MTP module's come last.
 void* decoder_open(const int64_t* sizes, const double* reals, const void* const* globals, const void* const* layer_pointers, int64_t most_rows, int64_t threads) {
     Sizes z;

@@ -9,18 +9,29 @@
 #include "paged.h"
 #include "quant_tiles.h"
 
+// The names of what Python hands over, in its order: fields here and, as a text, what engine/panels.py compares with its own names before
+// it hands over anything. So that a process never works with a library that was built from other sources than its own.
+#define LAYER_VECTORS *norm_in, *norm_post, *q_norm, *k_norm, *qkv_bias, *o_bias, *gate_up_bias, *down_bias, *route_bias
+#define LAYER_MATRICES *qkv, *q_b, *absorb, *value_up, *o, *gate_up, *down, *route, *expert_gate_up, *expert_down
+#define SIZES                                                                                                                                \
+    bf16_weights, bf16_cache, hidden, vocab, layers, heads, groups, mla, nope, rope, value, rank, q_rank, dense, expert, experts, top_k,     \
+        n_group, topk_group, norm_topk, mask_zero, shared, embed_kind, head_kind, drafts, eh_kind
+#define COLUMNS                                                                                                                              \
+    tokens, lengths, steps, budget, stops, uniforms, new_tokens, new_logprobs, temperature, top_k, top_p, min_p, ended, num_stops, width
+#define AS_TEXT(...) #__VA_ARGS__
+#define NAMES(...) AS_TEXT(__VA_ARGS__)
+
 struct Layer {  // packed matrices (engine/panels.py) and fp32 vectors; null where the model has none
-    const float *norm_in, *norm_post, *q_norm, *k_norm, *qkv_bias, *o_bias, *gate_up_bias, *down_bias, *route_bias;
-    const void *qkv, *q_b, *absorb, *value_up, *o, *gate_up, *down, *route, *expert_gate_up, *expert_down;
+    const float LAYER_VECTORS;
+    const void LAYER_MATRICES;
     const int64_t* kinds;  // of these ten: 0 plain, else 1 + their QuantFormat; null: all plain
     enum Matrix { QKV, Q_B, ABSORB, VALUE_UP, O, GATE_UP, DOWN, ROUTE, EXPERT_GATE_UP, EXPERT_DOWN };
     int64_t kind(Matrix m) const { return kinds ? kinds[m] : 0; }
 };
 static_assert(sizeof(Layer) == 20 * sizeof(void*));
 
-struct Sizes {  // in the order of engine/panels.py
-    int64_t bf16_weights, bf16_cache, hidden, vocab, layers, heads, groups, mla, nope, rope, value, rank, q_rank, dense, expert, experts, top_k, n_group, topk_group,
-        norm_topk, mask_zero, shared, embed_kind, head_kind, drafts, eh_kind;
+struct Sizes {
+    int64_t SIZES;
     enum { NONE, NGRAM, MTP };  // where drafts come from
     bool has_mtp() const { return drafts == MTP; }
 };
@@ -40,6 +51,7 @@ struct Columns {  // engine/slots.py, one entry a slot; `width` is the row lengt
     uint8_t* ended;
     int64_t num_stops, width;
 };
+static_assert(sizeof(Columns) == 15 * sizeof(void*));
 
 struct Team {  // threads that share one piece of work, column by column; a team of one never waits
     int64_t rank = 0, size = 1;
