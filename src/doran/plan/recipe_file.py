@@ -79,6 +79,7 @@ def _stage(name: str, stage: Mapping[str, Any], config: ModelConfig, hardware: H
             Pretrain(
                 steps=t["steps"], tokens_per_step=t["tokens_per_batch"] * t["accumulate"], length=DOCUMENT,
                 micro_tokens=t["tokens_per_batch"], dtype=dtype, optimizer=t["optimizer"],
+                activation_checkpointing=t.get("activation_checkpointing", False),
                 mtp=t["mtp_share"] if t["mtp_lambda"] else False,
             ), hardware, e, name,
         )  # fmt: skip
@@ -88,7 +89,8 @@ def _stage(name: str, stage: Mapping[str, Any], config: ModelConfig, hardware: H
         length = QUESTION + max(1, asked.get("max_new_tokens", 320) // 2)
         examples = max(1, questions * min(asked.get("keep", 1), asked.get("samples", 2)) + asked.get("general", 0))
         settings = Sft(examples=examples, length=length, epochs=t["epochs"], micro_tokens=t["tokens_per_batch"],
-                       dtype=dtype, optimizer=t["optimizer"])  # fmt: skip
+                       dtype=dtype, optimizer=t["optimizer"],
+                       activation_checkpointing=t.get("activation_checkpointing", False))  # fmt: skip
         return plan_sft(config, settings, hardware, e, name)
     return plan_grpo(
         config,
@@ -98,6 +100,7 @@ def _stage(name: str, stage: Mapping[str, Any], config: ModelConfig, hardware: H
             completion_tokens=max(1, t["max_new_tokens"] // 2), max_new_tokens=t["max_new_tokens"],
             updates=t["update_epochs"], reference=t["beta"] > 0, micro_tokens=t["tokens_per_micro_batch"],
             max_batch=t["max_batch"], dtype=dtype, optimizer=t["optimizer"],
+            activation_checkpointing=t.get("activation_checkpointing", False),
             rollout_dtype="bfloat16" if t["rollout_bf16"] else dtype,
         ), hardware, e, name,
     )  # fmt: skip

@@ -82,6 +82,7 @@ def _pretrain(name: str, stage: BaseStage, config: ModelConfig, lengths: Lengths
         micro_tokens=t.tokens_per_batch,
         dtype=_dtype(t.bf16),
         optimizer=t.optimizer,
+        activation_checkpointing=t.activation_checkpointing,
         mtp=t.mtp_lambda > 0,
     )
     return plan_pretrain(config, settings, hardware, name=name)
@@ -103,6 +104,7 @@ def _reinforce(name: str, stage: RlStage, config: ModelConfig, lengths: Lengths,
         max_batch=t.max_batch,
         dtype=_dtype(t.bf16),
         optimizer=t.optimizer,
+        activation_checkpointing=t.activation_checkpointing,
         eval_completions=looks * stage.watch_items,
     )
     return plan_grpo(config, settings, hardware, name=name)
@@ -120,6 +122,7 @@ def _fine_tune(
         micro_tokens=t.tokens_per_batch,
         dtype=_dtype(t.bf16),
         optimizer=t.optimizer,
+        activation_checkpointing=t.activation_checkpointing,
     )
     plan = plan_sft(config, settings, hardware, name=name)
     rollout = _decode(teacher, questions * asked.samples, lengths, asked.max_new_tokens, hardware)
