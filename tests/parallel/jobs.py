@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from doran.engine.request import Completion
 from doran.models.decoder import Decoder
 from doran.models.families import build
 from doran.models.weights import load_model
-from doran.parallel.world import SOLO, World
+from doran.parallel.world import SOLO, Parallel, World
 from doran.train.batch import pack
 from doran.train.grpo import GrpoSettings, run_grpo
 from doran.train.loop import module_tensors
@@ -26,12 +27,13 @@ from doran.train.pretrain import PretrainSettings, run_pretrain
 from doran.train.rollout import Dialect, Reward, draw_from
 from doran.train.sft import SftSettings, run_sft
 
+__all__ = ["SOLO"]
 QUIET = {"checkpoint_every_s": None, "bf16": False, "warmup_steps": 0}
 SAMPLES = [([2, a, b, (a + b) % 16, 1], [False, False, False, True, True]) for a in range(6) for b in range(6)]
 
 
 def model(**changes: Any) -> Decoder:
-    """Two small layers with MLA, experts and MTP."""
+    """Two small layers with MLA and experts, and MTP unless told."""
     config = tiny(vocab_size=32, hidden_size=32, num_hidden_layers=2, max_position_embeddings=64, **changes)
     return build(config, seed=0)
 
@@ -51,10 +53,6 @@ def packs(position: int) -> Iterator[Pack]:
 
 def divided(world: World, parallel: dict[str, str] | None) -> World:
     """The same processes, dividing what `parallel` says."""
-    from dataclasses import replace
-
-    from doran.parallel.world import Parallel
-
     return replace(world, parallel=Parallel(**(parallel or {})))  # type: ignore[arg-type]
 
 
@@ -63,16 +61,18 @@ def seen(out: Path, *names: str) -> list[tuple[float, ...]]:
     return [tuple(row[name] for name in names) for row in read_metrics(out / "metrics.jsonl")]
 
 
-def pretrain(world: World, out: Path, parallel: dict[str, str] | None = None, **changes: Any) -> None:
+def pretrain(
+    world: World, out: Path, parallel: dict[str, str] | None = None, mtp: bool = False, **changes: Any
+) -> None:
     """Five steps."""
     settings = build_settings(PretrainSettings, {"steps": 5, "lr": 3e-3, **QUIET, **changes})
-    run_pretrain(model(), packs, settings, out, world=divided(world, parallel))
+    run_pretrain(model(num_nextn_predict_layers=int(mtp)), packs, settings, out, world=divided(world, parallel))
 
 
 def sft(world: World, out: Path, parallel: dict[str, str] | None = None, **changes: Any) -> None:
     """Three steps."""
     settings = build_settings(SftSettings, {"epochs": 1, "tokens_per_batch": 64, "lr": 3e-3, **QUIET, **changes})
-    run_sft(model(), SAMPLES, settings, out, world=divided(world, parallel))
+    run_sft(model(num_nextn_predict_layers=0), SAMPLES, settings, out, world=divided(world, parallel))
 
 
 def sevens(items: list, texts: list[str], completions: list[Completion]) -> list[float]:
@@ -99,9 +99,51 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return module_tensors(load_model(folder / "model"))
 
 
-def same(world: World, job: str, out: Path, *args: Any, **changes: Any) -> None:
-    """Run a job of this file with keyword settings."""
-    globals()[job](world, out, *args, **changes)
+def same_job(world: World, job: str, out: str, changes: dict[str, Any]) -> None:
+    """A job of this file with its settings by name."""
+    globals()[job](world, Path(out), **changes)
+
+
+def stopped_after(world: World, job: str, out: str, step: int, changes: dict[str, Any]) -> None:
+    """As same_job, but interrupted after a step."""
+    from doran.base.errors import Interrupted
+    from doran.train import loop
+
+    was = loop.Loop._save
+    loop.Loop._save = lambda self, done: (was(self, done), done == step and _stop())  # type: ignore[method-assign]
+    try:
+        same_job(world, job, out, changes)
+    except Interrupted:
+        pass
+    finally:
+        loop.Loop._save = was  # type: ignore[method-assign]
+
+
+def _stop() -> None:
+    from doran.base.errors import Interrupted
+
+    raise Interrupted("here")
+
+
+def refusals(world: World) -> list[str]:
+    """What is said where weights cannot be divided."""
+    from doran.base.errors import ConfigError
+    from doran.layers.lora import add_lora
+    from doran.parallel.shards import divide
+    from doran.train.optim import OptimSettings, build_optimizer
+
+    there = divided(world, {"data": "fsdp"})
+    adapted, said = model(), []
+    add_lora(adapted, 2, 4.0)
+    for attempt in (
+        lambda: divide(adapted, there),
+        lambda: build_optimizer(model(), OptimSettings(optimizer="adamw8bit"), there),
+    ):
+        try:
+            attempt()
+        except ConfigError as error:
+            said.append(error.message)
+    return said
 
 
 def rank_and_sums(world: World) -> tuple[Any, ...]:
@@ -120,6 +162,3 @@ def rank_and_sums(world: World) -> tuple[Any, ...]:
         world.spread(5, lambda own: [10 * i for i in own]), t.tolist(), u.tolist(),
         None if p.grad is None else p.grad.tolist(), q.grad,
     )  # fmt: skip
-
-
-__all__ = ["SOLO"]

@@ -16,6 +16,7 @@ import doran
 from doran.base.errors import DoranError, OutOfMemory, UsageError, suggest
 from doran.cli.messages import from_environment, option_help, spoken, told, verb_help
 from doran.cli.verbs import NAMES, help_page, module_of
+from doran.parallel import launched
 
 EXTRA_OF = {  # an import that fails -> the optional part of doran that brings it
     "pyarrow": "data",
@@ -42,6 +43,10 @@ def run(args: Sequence[str]) -> int:
     language = from_environment(os.environ)
     try:
         args, language = spoken(args)
+        if launched():
+            from doran.cli.together import together
+
+            return together(args, lambda: _dispatch(args, language))
         return _dispatch(args, language)
     except KeyboardInterrupt:
         return _report(DoranError("interrupted"), language, code=130)

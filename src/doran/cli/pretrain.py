@@ -70,14 +70,18 @@ def main(
     """
     from doran.data.corpus import Corpus
     from doran.data.texts import read_texts
+    from doran.parallel.launch import here
+    from doran.parallel.world import Parallel
     from doran.recipes.single import metered
     from doran.train.pretrain import PretrainSettings, run_pretrain
 
     class Settings(StrictModel):
         train: PretrainSettings = PretrainSettings()
+        parallel: Parallel = Parallel()
 
     changes = apply_overrides({}, overrides or [])
-    train = build(Settings, changes, where="settings").train
+    settings = build(Settings, changes, where="settings")
+    train, world = settings.train, here(settings.parallel)
     lora = lora_facts(lora_rank, lora_alpha, lora_targets)
     if epochs is not None and "steps" in changes.get("train", {}):
         raise UsageError("--epochs and train.steps both say how long", hint="leave one out")
@@ -93,16 +97,17 @@ def main(
         train = train.model_copy(update={"steps": steps_of(corpus, train, length, epochs)})
     facts = {"verb": "pretrain", "data": [str(file) for file in data], "field": field, "split on": split_on}
     paths = {"model": model, "config": config, "tokenizer": tokenizer}
-    claim(out, {**facts, **{name: str(path) if path else None for name, path in paths.items()}, **lora})
+    facts |= {name: str(path) if path else None for name, path in paths.items()}
+    world.once(lambda: claim(out, facts | lora))
     passes = train.steps * train.accumulate * train.tokens_per_batch / corpus.num_tokens
     say(f"{len(corpus):,} documents, {corpus.num_tokens:,} tokens; {train.steps:,} steps: about {passes:.1f} passes")
     inputs = {name: path for name, path in paths.items() if path} | {f"data/{file.name}": file for file in data}
-    with metered(out, "pretrain", train.seed, budget, inputs) as meter:
+    with metered(out, "pretrain", train.seed, budget, inputs, world=world) as meter:
         train_in(
             out, "pretrain", train.steps,
             lambda progress: run_pretrain(
                 start.model, lambda n: packer(corpus, train, length).skip(n), train, out, progress, start.add_files,
-                identity={"data": corpus.digest, "window": length},
+                identity={"data": corpus.digest, "window": length}, world=world,
             ),
             meter,
         )  # fmt: skip

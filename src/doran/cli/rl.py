@@ -73,12 +73,15 @@ def main(
 
     Example: doran rl --model DIR --task gsm8k --data train.jsonl.gz --out runs/mine train.steps=200 train.lr=1e-6
     """
+    from doran.parallel.launch import here
+    from doran.parallel.world import Parallel
     from doran.recipes.questions import Question, dialect, drawing, rewards
     from doran.recipes.single import metered
     from doran.train.grpo import GrpoSettings, run_grpo
 
     class Settings(StrictModel):
         train: GrpoSettings = GrpoSettings()
+        parallel: Parallel = Parallel()
         task: dict[str, Any] = {}
 
     check_choice("--style", style, STYLES)
@@ -102,16 +105,18 @@ def main(
         tokenizer = opened.tokenizer
         assert tokenizer is not None
         talk = load_environment(environment, tokenizer) if environment else None
-        claim(out, facts | lora)
+        world = here(settings.parallel)
+        world.once(lambda: claim(out, facts | lora))
         wrap = prompt_style(tokenizer, style)[1]
         look = held_out(opened, asked, wrap, train, watch_items, language) if watch_every else None
-        with metered(out, "rl", train.seed, budget, {"model": folder, **({"data": data} if data else {})}) as meter:
+        inputs = {"model": folder, **({"data": data} if data else {})}
+        with metered(out, "rl", train.seed, budget, inputs, world=world) as meter:
             train_in(
                 out, "rl", train.steps,
                 lambda progress: run_grpo(
                     opened.model, dialect(tokenizer, wrap), drawing(questions, {task: 1.0}), parts, train, out,
                     progress, beside_weights(tokenizer, folder), watch=look, watch_every=watch_every,
-                    environment=talk,
+                    environment=talk, world=world,
                 ),
                 meter,
             )  # fmt: skip

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +42,7 @@ def main(
 
     Example: doran run recipes/tiny-r1.yaml --name second seed=1
     """
+    from doran.parallel.launch import here
     from doran.recipes.recipe import load_recipe
 
     settings = load_recipe(recipe, overrides)
@@ -53,7 +55,11 @@ def main(
     run_dir = runs_dir / settings.name
     with disk_errors(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
-    with alone_in(run_dir), (run_dir / "log.txt").open("a", encoding="utf-8") as log:
+    world = here(settings.parallel)
+    with ExitStack() as held:
+        if world.first:
+            held.enter_context(alone_in(run_dir))
+        log = held.enter_context(open(run_dir / "log.txt" if world.first else os.devnull, "a", encoding="utf-8"))
 
         def note(text: str) -> None:
             say(text)
@@ -62,7 +68,7 @@ def main(
 
         from doran.recipes.pipeline import run_recipe
 
-        print(run_recipe(settings, runs_dir, redo=redo, say=note))
+        print(run_recipe(settings, runs_dir, redo=redo, say=note, world=world))
 
 
 def check_name(name: str) -> None:

@@ -52,11 +52,14 @@ def main(
     Example: doran sft --model DIR --data mine.jsonl --out runs/mine train.epochs=3 train.lr=1e-5
     """
     from doran.data.conversations import read_conversations
+    from doran.parallel.launch import here
+    from doran.parallel.world import Parallel
     from doran.recipes.single import metered
     from doran.train.sft import SftSettings, run_sft
 
     class Settings(StrictModel):
         train: SftSettings = SftSettings()
+        parallel: Parallel = Parallel()
 
     check_choice("--style", style, STYLES)
     settings = build(Settings, apply_overrides({"train": {"rehearse": True}}, overrides or []), where="settings")
@@ -70,13 +73,15 @@ def main(
     opened = open_model(folder)
     assert opened.tokenizer is not None
     train = adapt(opened.model, lora, settings.train)
-    claim(out, facts | lora)
+    world = here(settings.parallel)
+    world.once(lambda: claim(out, facts | lora))
     name, wrap = prompt_style(opened.tokenizer, style)
     samples = to_samples(opened.tokenizer, name, wrap, conversations)
     add_files = beside_weights(opened.tokenizer, folder)
-    with metered(out, "sft", train.seed, budget, {"model": folder, "data": data}) as meter:
+    with metered(out, "sft", train.seed, budget, {"model": folder, "data": data}, world=world) as meter:
         train_in(
-            out, "sft", None, lambda progress: run_sft(opened.model, samples, train, out, progress, add_files), meter
+            out, "sft", None,
+            lambda progress: run_sft(opened.model, samples, train, out, progress, add_files, world), meter,
         )
 
 

@@ -164,6 +164,24 @@ def expert_layout(experts_Tk: Tensor, num_experts: int) -> tuple[Tensor, Tensor,
     return rows_P, place_R, segments
 
 
+def apply_experts(
+    x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor, gate_up_EID: Tensor, down_EDI: Tensor
+) -> Tensor:
+    """Sum of the chosen experts' weighted outputs -> (T, D), T > 0; gate and up are 2I rows. Tokens are sorted by
+    expert once; gathers only, so the result does not depend on threads."""
+    rows_P, place_R, segments = expert_layout(experts_Tk, len(gate_up_EID))
+    kind = x_TD.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_TD.dtype
+    x_PD = ops.expert_gather(x_TD.to(dtype), rows_P, place_R, experts_Tk.shape[1])
+    gate_up, down = gate_up_EID.to(dtype).unbind(0), down_EDI.to(dtype).unbind(0)
+    parts = [
+        F.linear(ops.swiglu(F.linear(part, gate_up[e])), down[e])
+        for e, part in enumerate(x_PD.split(segments))
+        if segments[e]
+    ]
+    return ops.expert_combine(torch.cat(parts), place_R, weights_Tk)
+
+
 class Experts(nn.Module):
     """The stacked weights of the routed experts and the work they do."""
 
@@ -174,19 +192,8 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(e, d, i))
 
     def forward(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
-        """Sum of the chosen experts' weighted outputs -> (T, D). Tokens are sorted by expert once; gathers only, so the
-        result does not depend on threads."""
-        rows_P, place_R, segments = expert_layout(experts_Tk, len(self.gate_up_proj))
-        kind = x_TD.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_TD.dtype
-        x_PD = ops.expert_gather(x_TD.to(dtype), rows_P, place_R, experts_Tk.shape[1])
-        gate_up, down = self.gate_up_proj.to(dtype).unbind(0), self.down_proj.to(dtype).unbind(0)
-        parts = [
-            F.linear(ops.swiglu(F.linear(part, gate_up[e])), down[e])
-            for e, part in enumerate(x_PD.split(segments))
-            if segments[e]
-        ]
-        return ops.expert_combine(torch.cat(parts), place_R, weights_Tk)
+        """Sum of the chosen experts' weighted outputs -> (T, D)."""
+        return apply_experts(x_TD, weights_Tk, experts_Tk, self.gate_up_proj, self.down_proj)
 
     def slow(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """The same, token by token: the reference for tests."""

@@ -7,13 +7,14 @@ Not here: starting processes (torchrun's work), what they do together (world.py)
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from typing import Any
 
 from doran.base.errors import DoranError
-from doran.parallel.world import SOLO, World
+from doran.parallel import launched
+from doran.parallel.world import SOLO, Parallel, World
 
 PATIENCE = timedelta(days=7)  # the first process may evaluate for hours; one that dies is noticed at once
 _BLAME = "doran/failed"
@@ -27,19 +28,14 @@ class EndedElsewhere(DoranError):
         self.exit_code = exit_code
 
 
-def launched(environ: Mapping[str, str] | None = None) -> bool:
-    """Is this one of several processes that torchrun (or whoever sets its variables) started?"""
-    environ = os.environ if environ is None else environ
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= environ.keys() and environ["WORLD_SIZE"] not in ("", "1")
-
-
-def here() -> World:
-    """The world this process has joined; SOLO where it is alone."""
+def here(parallel: Parallel = SOLO.parallel) -> World:
+    """The world this process has joined, dividing its work so; a world of one where it is alone."""
     if not launched():
-        return SOLO
+        return World(parallel=parallel)
     import torch.distributed as dist
 
-    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else SOLO
+    known = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return World(*known, parallel)
 
 
 @contextmanager

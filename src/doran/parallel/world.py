@@ -28,10 +28,10 @@ class Parallel(StrictModel):
     """What is divided between the processes of torchrun, besides the data. It changes no result beyond rounding."""
 
     data: Literal["replicate", "fsdp"] = Field(
-        "replicate", description="weights and optimizer on every process, or each holds its share of every layer (FSDP2)"
+        "replicate", description="fsdp: each process holds a share of every layer's weights and optimizer (FSDP2)"
     )
     experts: Literal["replicate", "shard"] = Field(
-        "replicate", description="shard: each process holds its share of the routed experts; tokens travel to them"
+        "replicate", description="shard: each process holds a share of the routed experts, tokens travel to them"
     )
 
 

@@ -14,6 +14,7 @@ from doran.base.files import write_atomic
 from doran.base.runlog import Progress
 from doran.models.decoder import Decoder
 from doran.models.weights import load_model
+from doran.parallel.world import SOLO, World
 from doran.plan.meter import Meter
 from doran.recipes.recipe import TASKS, Recipe
 from doran.tasks.task import Task, get_task
@@ -29,7 +30,8 @@ class Context:
     folders: dict[str, Path] = field(default_factory=dict)
     stage: str = ""
     notes: dict[str, Any] = field(default_factory=dict)  # what the running stage wants in its receipt
-    meter: Meter | None = None  # what the run has cost so far
+    meter: Meter | None = None  # what the run has cost so far, in the process that writes
+    world: World = SOLO
 
     @property
     def out_dir(self) -> Path:

@@ -22,6 +22,7 @@ import yaml
 from doran.base.device import release_memory, set_threads
 from doran.base.errors import ConfigError
 from doran.base.files import read_json, write_atomic, write_json
+from doran.parallel.world import SOLO, World
 from doran.recipes.context import Context, clear
 from doran.recipes.ledger import Ledger, charged
 from doran.recipes.receipt import write_receipt
@@ -32,26 +33,41 @@ from doran.recipes.stages import STAGES, Stage
 Say = Callable[[str], None]
 
 
-def run_recipe(recipe: Recipe, runs_dir: Path, *, redo: bool = False, say: Say = print) -> Path:
-    """Run what is left of `recipe` in runs_dir/NAME, return that folder. `redo`: discard stages of other settings."""
+def run_recipe(
+    recipe: Recipe, runs_dir: Path, *, redo: bool = False, say: Say = print, world: World = SOLO
+) -> Path:
+    """Run what is left of `recipe` in runs_dir/NAME, return that folder. `redo`: discard stages of other settings.
+
+    Of several processes all run every stage, and the first alone writes.
+    """
     set_threads(recipe.threads)
+    run_dir = runs_dir / recipe.name
+    world.once(lambda: _begin(recipe, runs_dir))
+    ctx = Context(recipe, run_dir, world=world)
+    ledger = Ledger(recipe, run_dir)
+    did_anything = run_stages(ctx, STAGES, ledger, {}, redo, say)
+    world.once(lambda: _end(ctx, did_anything, say))
+    return run_dir
+
+
+def _begin(recipe: Recipe, runs_dir: Path) -> None:
     run_dir = runs_dir / recipe.name
     run_dir.mkdir(parents=True, exist_ok=True)
     write_atomic(
         run_dir / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     )
     point(runs_dir / "latest", recipe.name)
-    ctx = Context(recipe, run_dir)
-    ledger = Ledger(recipe, run_dir)
-    did_anything = run_stages(ctx, STAGES, ledger, {}, redo, say)
+
+
+def _end(ctx: Context, did_anything: bool, say: Say) -> None:
+    run_dir = ctx.run_dir
     point(run_dir / "model", str((ctx.folders["rl_all"] / "model").relative_to(run_dir)))
     report = run_dir / "report.html"
     if did_anything or not report.exists():
         write_run_report(ctx, report)
         say(f"report: {report}")
     else:
-        say(f"nothing to do: {recipe.name} is finished; report: {report}")
-    return run_dir
+        say(f"nothing to do: {ctx.recipe.name} is finished; report: {report}")
 
 
 def run_stages(
@@ -63,11 +79,12 @@ def run_stages(
         folder = ctx.run_dir / "stages" / f"{number:02d}-{stage.name.replace('_', '-')}"
         prints[stage.name] = fingerprint(ctx.recipe, stage, prints)
         ctx.folders[stage.name], ctx.stage, ctx.notes = folder, stage.name, {}
-        if ready(folder, prints[stage.name], redo):
+        if ctx.world.once(lambda: ready(ctx.out_dir, prints[ctx.stage], redo)):
             continue
         did_anything = True
-        ctx.meter = ledger.open(folder, stage.name)
-        ctx.meter.check()
+        if ctx.world.first:
+            ctx.meter = ledger.open(folder, stage.name)
+            ctx.meter.check()
         say(f"[{number}/{len(stages)}] {stage.name}")
         run_stage(ctx, stage, prints[stage.name])
     return did_anything
@@ -75,6 +92,10 @@ def run_stages(
 
 def run_stage(ctx: Context, stage: Stage, print_: str) -> None:
     """One stage, its receipt and its finished marker. Seconds add up over interruptions."""
+    if not ctx.world.first:
+        stage.run(ctx)
+        release_memory()
+        return
     folder = ctx.out_dir
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "fingerprint.json", {"fingerprint": print_})

@@ -8,9 +8,10 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from doran.arch.config import ModelConfig
-from doran.base.config import StrictModel, apply_overrides, build, load_yaml
+from doran.base.config import StrictModel, apply_overrides, build, later, load_yaml
 from doran.base.errors import ConfigError
 from doran.base.rng import seed_for
+from doran.parallel.world import Parallel
 from doran.plan.prices import check_budget
 from doran.tasks.rewards import check_spec
 from doran.tasks.search import SearchStyle
@@ -116,6 +117,7 @@ class Recipe(StrictModel):
     budget: str | None = Field(
         None, description="stop cleanly (exit code 5) once the run has cost this: 500,000 KRW, 3 USD, 2 hours, 1 kWh"
     )
+    parallel: Parallel = later(Parallel(), description="what the processes of torchrun divide besides the data")
     tasks: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="settings of each task, as `doran eval --task` takes them"
     )

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from doran.parallel.world import SOLO, World
 from doran.plan.meter import Meter
 from doran.plan.prices import load_prices, parse_budget
 from doran.recipes.ledger import charged, spent_in, this_machine
@@ -19,15 +20,19 @@ from doran.recipes.receipt import write_receipt
 @contextmanager
 def metered(
     out: Path, verb: str, seed: int, budget: str | None, inputs: Mapping[str, Path],
-    notes: Mapping[str, Any] | None = None,
-) -> Iterator[Meter]:  # fmt: skip
+    notes: Mapping[str, Any] | None = None, world: World = SOLO,
+) -> Iterator[Meter | None]:  # fmt: skip
     """The meter for what the block does in `out`, which exists; it goes on from what earlier starts spent there.
 
     Give the meter to Progress: then the loop stops at the budget. seconds.json is kept however the block ends, and
     receipt.json is written when it ended well, with `notes` as they are then; a folder that has one already is finished
     and costs nothing more.
-    UsageError: a budget that is not understood. BudgetReached: it was used up before.
+    Of several processes only the first has one. UsageError: a budget that is not understood. BudgetReached: it was
+    used up before.
     """
+    if not world.first:
+        yield None
+        return
     limit = parse_budget(budget) if budget else None
     meter = Meter(this_machine(), load_prices(), limit, spent_in(out))
     if (out / "receipt.json").exists():

@@ -41,10 +41,14 @@ class Stage:
 def tokenizer(ctx: Context) -> None:
     """Train the BPE on a sample of the corpus."""
     settings = ctx.recipe.tokenizer
-    writer = CorpusWriter(ctx.tasks, ctx.recipe.base.corpus, ctx.seed, pool=min(8000, 2 * settings.documents))
-    made = train_bpe(list(writer.texts(settings.documents)), settings.vocab_size, settings.whole_numbers_up_to)
-    made.save(ctx.out_dir / "model")
-    ctx.notes["vocab_size"] = made.vocab_size
+
+    def make() -> int:
+        writer = CorpusWriter(ctx.tasks, ctx.recipe.base.corpus, ctx.seed, pool=min(8000, 2 * settings.documents))
+        made = train_bpe(list(writer.texts(settings.documents)), settings.vocab_size, settings.whole_numbers_up_to)
+        made.save(ctx.out_dir / "model")
+        return made.vocab_size
+
+    ctx.notes["vocab_size"] = ctx.world.once(make)
 
 
 def pretrain(ctx: Context, settings: BaseStage) -> None:
@@ -61,6 +65,7 @@ def pretrain(ctx: Context, settings: BaseStage) -> None:
             ctx.out_dir,
             progress,
             ctx.add_files("plain"),
+            world=ctx.world,
         )
 
 
@@ -75,7 +80,7 @@ def reinforce(ctx: Context, settings: RlStage, start: str, style: PromptStyle) -
     with ctx.progress(train.steps) as progress:
         run_grpo(
             model, talk, draw, judges, train, ctx.out_dir, progress, add_files,
-            watch=look, watch_every=settings.watch_every,
+            watch=look, watch_every=settings.watch_every, world=ctx.world,
         )  # fmt: skip
 
 
@@ -103,7 +108,10 @@ def fine_tune(
 ) -> None:
     """Collect samples of `teacher` (once; they are kept in samples.jsonl), then SFT the model that `start` left."""
     file = ctx.out_dir / "samples.jsonl"
-    if not file.exists():
+
+    def gather_samples() -> None:
+        if file.exists():
+            return
         rows, counts = sampling.collect(
             ctx.model(teacher),
             ctx.tokenizer,
@@ -120,10 +128,12 @@ def fine_tune(
             )
         write_json(ctx.out_dir / "samples.counts.json", counts)
         sampling.save_rows(file, rows)
+
+    ctx.world.once(gather_samples)
     samples = sampling.sft_samples(ctx.tokenizer, chat_style, sampling.load_rows(file))
     train = settings.train.model_copy(update={"seed": ctx.seed})
     with ctx.progress(None) as progress:
-        run_sft(ctx.model(start), samples, train, ctx.out_dir, progress, ctx.add_files("chat"))
+        run_sft(ctx.model(start), samples, train, ctx.out_dir, progress, ctx.add_files("chat"), ctx.world)
 
 
 EVALUATED = {  # label in the report -> (stage, style)
@@ -147,6 +157,8 @@ def evaluate_all(ctx: Context) -> None:
     params = SamplingParams(settings.max_new_tokens, temperature=settings.temperature, seed=ctx.seed)
     with ctx.progress(len(EVALUATED)) as progress:
         for number, (label, (stage, style)) in enumerate(EVALUATED.items(), start=1):
+            if number % ctx.world.size != ctx.world.rank:
+                continue  # another process's model
             model = ctx.model(stage)
             for name in ("countdown", "arithmetic", "word_problems", "general"):
                 file = result_file(ctx.out_dir, label, name)
@@ -170,6 +182,7 @@ def evaluate_all(ctx: Context) -> None:
                     model, ctx.tokenizer, ctx.tasks["countdown"], items, 16, params, prompt_style=style, max_batch=512
                 ).save(file)
             progress.update(number, model=label)
+    ctx.world.gather(None)  # the report needs everybody's
 
 
 def paired(ctx: Context, task: str, n: int) -> list:

@@ -23,6 +23,7 @@ from doran.base.errors import ConfigError, suggest
 from doran.base.rng import python_rng
 from doran.base.runlog import MetricsWriter, Progress, read_metrics
 from doran.engine.engine import Engine
+from doran.engine.remote import RemoteEngine
 from doran.layers.lora import lora_layers, merged
 from doran.models.decoder import Decoder
 from doran.parallel.world import SOLO, World
@@ -31,7 +32,7 @@ from doran.train.ahead import Ahead
 from doran.train.alarms import new_alarms
 from doran.train.curriculum import PromptBook, Replay
 from doran.train.grpo_settings import GrpoSettings, StopRule
-from doran.train.loop import Loop, Metrics, StepFn, load_module_tensors, module_tensors
+from doran.train.loop import Loop, Metrics, StepFn, divided, load_module_tensors, module_tensors
 from doran.train.losses import adapted_coefficient
 from doran.train.optim import build_optimizer
 from doran.train.recorder import Recorder
@@ -54,22 +55,27 @@ def run_grpo(
     watch_every: int = 0,
     environment: Environment | None = None,
     world: World = SOLO,
+    remote: RemoteEngine | None = None,
 ) -> Path:
     """Train `model` in place and return out_dir/model. `draw(rng, n)` gives n items.
 
     `watch()` is called every `watch_every` steps and after the last; its numbers join the log, it must change nothing.
     `environment` answers the model between its turns (samples.Environment). In a `world` of several processes each
-    samples, judges and learns its share of a step; the first one watches, records and raises alarms.
+    samples, judges and learns its share of a step; the first one watches, records and raises alarms. `remote`: a
+    server to sample from, made for this very `model`; it gets the weights before the first step and after each.
     """
     out_dir = Path(out_dir)
-    if settings.async_rollouts and world.size > 1:
-        raise ConfigError("async_rollouts works in one process", hint="set async_rollouts=false under torchrun")
+    if settings.async_rollouts and (world.size > 1 or remote):
+        raise ConfigError("async_rollouts samples in this process, alone", hint="set async_rollouts=false")
     if settings.async_rollouts and lora_layers(model):
         raise ConfigError("async_rollouts and LoRA do not go together", hint="leave one of them out")
-    reference = copy.deepcopy(model).requires_grad_(False) if settings.beta else None
+    if world.shards and settings.mtp_lambda:
+        raise ConfigError("mtp_lambda trains the MTP module apart from divided weights", hint="set mtp_lambda=0")
+    reference = divided(copy.deepcopy(model).requires_grad_(False), world) if settings.beta else None
+    policy = divided(copy.deepcopy(model), world) if world.shards else model
     loop = Loop(
-        model,
-        build_optimizer(model, settings, world),
+        policy,
+        build_optimizer(policy, settings, world),
         settings,
         out_dir,
         settings.steps,
@@ -88,7 +94,10 @@ def run_grpo(
             if first == 0 and settings.rehearse and world.size == 1:
                 drawn = draw(python_rng("rehearsal", settings.seed), settings.prompts_per_step)
                 rehearse_grpo(loop.model, [dialect.encode(item) for item in drawn], settings)
-            run = make_run(loop, dialect, draw, rewards, reference, writer, environment)  # after the memory is restored
+            run = make_run(  # after the memory is restored
+                loop, dialect, draw, rewards, reference, writer, environment, model, remote
+            )
+            run.refresh()
             watchman = Watchman(out_dir, progress, first) if world.first else None
             if run.recorder is not None:
                 run.recorder.truncate_after(first)
@@ -96,7 +105,7 @@ def run_grpo(
             def step_fn(step: int) -> Metrics:
                 metrics = grpo_step(run, step)
                 if watch is not None and watch_every and ((step + 1) % watch_every == 0 or step + 1 == settings.steps):
-                    with merged(loop.model):
+                    with merged(run.sampled):
                         metrics |= world.once(watch)
                 _apply_stop_rule(loop, settings.stop_when, metrics)
                 if watchman is not None:
@@ -117,8 +126,20 @@ class Run:
     source: Source
     reference: Decoder | None
     writer: MetricsWriter
+    sampled: Decoder  # the policy as the engine reads it: a whole copy where the trained one is divided
     ahead: Ahead | None = None
     recorder: Recorder | None = None
+
+    def refresh(self) -> None:
+        """Bring the copy up to date, if there is one, here or on a server."""
+        if self.sampled is not self.loop.model:
+            from doran.parallel.shards import gathered
+
+            gathered(self.loop.model, self.sampled)
+        engine = self.source.sampler.engine
+        if isinstance(engine, RemoteEngine):
+            with merged(self.sampled):
+                self.loop.world.once(engine.update)
 
 
 def fresh_memory(s: GrpoSettings) -> dict[str, Any]:
@@ -143,12 +164,16 @@ def make_run(
     reference: Decoder | None,
     writer: MetricsWriter,
     environment: Environment | None = None,
+    sampled: Decoder | None = None,
+    remote: RemoteEngine | None = None,
 ) -> Run:
-    """Engine, sampler and memories for a loop whose state is restored."""
+    """Engine, sampler and memories for a loop whose state is restored. `sampled`: whom to sample from, if not
+    loop.model; `remote`: and where, if not here."""
+    sampled = sampled or loop.model
     s, memory = loop.settings, loop.memory
     assert isinstance(s, GrpoSettings)
     dtype = torch.bfloat16 if s.rollout_bf16 else None
-    engine = Engine(loop.model, max_batch=s.max_batch, compute_dtype=dtype)
+    engine = remote or Engine(sampled, max_batch=s.max_batch, compute_dtype=dtype)
     source = Source(
         Sampler(engine, dialect, s, environment, loop.world),
         draw,
@@ -158,7 +183,7 @@ def make_run(
     )
     ahead = Ahead(loop.model, source, memory["ahead"]) if s.async_rollouts else None
     recorder = Recorder(loop.out_dir, s.record, dialect) if s.record != "none" and loop.world.first else None
-    return Run(loop, s, source, reference, writer, ahead, recorder)
+    return Run(loop, s, source, reference, writer, sampled, ahead, recorder)
 
 
 def grpo_step(run: Run, step: int) -> Metrics:
@@ -167,7 +192,7 @@ def grpo_step(run: Run, step: int) -> Metrics:
     refresh = settings.reference_refresh_steps
     if run.reference is not None and refresh and step and step % refresh == 0:
         load_module_tensors(run.reference, module_tensors(loop.model))
-    with merged(loop.model):
+    with merged(run.sampled):
         rollout = roll_out(run.source, step, run.ahead.take(step) if run.ahead else None)
     sampling_ahead = run.ahead is not None and step + 1 < loop.total_steps
     if run.ahead is not None and sampling_ahead:
@@ -178,6 +203,7 @@ def grpo_step(run: Run, step: int) -> Metrics:
         loop.model, loop.optimizer, learnt, settings, loop.lr_factor(step), run.reference, bonus_weight(loop, settings),
         loop.world,
     )  # fmt: skip
+    run.refresh()
     update_seconds = time.perf_counter() - began
     if run.ahead is not None and sampling_ahead:
         run.ahead.finish(step + 1)

@@ -33,6 +33,7 @@ from doran.layers.lora import PARTS, lora_layers, merged
 from doran.models.adapters import save_adapter
 from doran.models.decoder import Decoder
 from doran.models.weights import save_model
+from doran.parallel.parts import is_divided, own
 from doran.parallel.world import SOLO, World
 from doran.train import checkpoint
 from doran.train.fitting import memory_told
@@ -167,13 +168,14 @@ class Loop:
         for key, module in {"model": self.model, **self.companions}.items():
             tensors |= {f"{key}/{name}": t for name, t in module_tensors(module).items()}
         state = {"settings": self._identity(), "memory": self.memory, "stop": self.stop}
-        self.world.once(lambda: checkpoint.save(self.out_dir / "checkpoints", done, tensors, state))
+        checkpoint.save(self.out_dir / "checkpoints", done, tensors, state, world=self.world)
 
     def _resume(self) -> int:
-        found = checkpoint.load_latest(self.out_dir / "checkpoints")
+        found = checkpoint.load_latest(self.out_dir / "checkpoints", self._like() if self.world.shards else None)
         self._require_one_folder(0 if found is None else found.step)
         if found is None:
-            self.world.copy_from_first(self.model.state_dict().values())
+            if not self.world.shards:
+                self.world.copy_from_first(self.model.state_dict().values())
             return 0
         _same_settings(found.state["settings"], self._identity(), self.out_dir)
         for key, module in {"model": self.model, **self.companions}.items():
@@ -182,6 +184,18 @@ class Loop:
         self.memory.update(found.state["memory"])
         self.stop = found.state["stop"]
         return found.step
+
+    def _like(self) -> checkpoint.Like:
+        """How each tensor of a checkpoint is divided here: as the weights that it is, or belongs to."""
+        modules: dict[str, nn.Module] = {"model": self.model, **self.companions}
+        held = {f"{key}/{name}": t for key, module in modules.items() for name, t in module.state_dict().items()}
+
+        def like(name: str, shape: torch.Size) -> Tensor | None:
+            kind, _, rest = name.partition("/")
+            t = held.get("model/" + rest.partition("/")[2] if kind == "optimizer" else name)
+            return torch.zeros_like(t) if t is not None and t.shape == shape else None
+
+        return like
 
     def _require_one_folder(self, step: int) -> None:
         """Processes on several machines must see the same checkpoints (DoranError)."""
@@ -202,20 +216,34 @@ class Loop:
     def _finish(self) -> Path:
         final = self.out_dir / "model"
         if not self.world.once(final.exists):
-            self.world.once(lambda: self._write_model(final, self.out_dir / ".model-writing"))
+            model = self.model
+            if self.world.shards:
+                from doran.parallel.shards import gathered
+
+                model = gathered(model)
+            self.world.once(lambda: self._write_model(model, final, self.out_dir / ".model-writing"))
         return final
 
-    def _write_model(self, final: Path, beside: Path) -> None:
+    def _write_model(self, model: Decoder, final: Path, beside: Path) -> None:
         with disk_errors(final):
             shutil.rmtree(beside, ignore_errors=True)
-            with merged(self.model):
-                self.save(self.model, beside)
-            if lora_layers(self.model):
-                save_adapter(self.model, beside / "adapter")
+            with merged(model):
+                self.save(model, beside)
+            if lora_layers(model):
+                save_adapter(model, beside / "adapter")
             if self.add_files is not None:
                 self.add_files(beside)
             os.rename(beside, final)
             fsync_folder(self.out_dir)
+
+
+def divided(model: Decoder, world: World) -> Decoder:
+    """`model`, its weights divided over the processes where `world` says so (parallel/shards.py)."""
+    if world.shards:
+        from doran.parallel.shards import divide
+
+        divide(model, world)
+    return model
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -229,8 +257,8 @@ def module_tensors(module: nn.Module) -> dict[str, Tensor]:
     for name, t in module.state_dict().items():
         if name in frozen:
             continue
-        key = (t.data_ptr(), tuple(t.shape))
-        if key not in seen:
+        key = (own(t).data_ptr(), tuple(t.shape))
+        if key not in seen or is_divided(t):
             seen.add(key)
             tensors[name] = t
     return tensors

@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from doran.base.config import StrictModel
-from doran.base.errors import ArtifactError
+from doran.base.errors import ArtifactError, ConfigError
+from doran.parallel.parts import alike, by_kind, clip, is_divided, own, part_of, total_norm, whole
 from doran.parallel.world import SOLO, World
 from doran.train.adamw8bit import AdamW8bit
 
@@ -77,15 +78,20 @@ class Muon(torch.optim.Optimizer):
         for p in params:
             if "momentum" not in self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
-        buffers = [self.state[p]["momentum"] for p in params]
-        grads = [p.grad for p in params if p.grad is not None]
+        buffers = [own(self.state[p]["momentum"]) for p in params]
+        grads = [own(p.grad) for p in params if p.grad is not None]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, grads)
         nesterov = torch._foreach_add(grads, buffers, alpha=group["momentum"])
-        matrices = [n if n.ndim == 3 else n[None] for n in nesterov]
+        # A divided stack lies in whole matrices, a divided matrix must be gathered: every process then turns it itself.
+        matrices = [
+            n if n.ndim == 3 else (whole(alike(p, n)) if is_divided(p) else n)[None] for n, p in zip(nesterov, params)
+        ]
         updates = orthogonalise(torch.cat(matrices)).split([m.shape[0] for m in matrices])
-        torch._foreach_mul_(params, 1.0 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(params, [u.reshape(p.shape) for u, p in zip(updates, params)], alpha=-group["lr"] * scale)
+        turned = [part_of(p, u[0]) if is_divided(p) and p.ndim == 2 else u for u, p in zip(updates, params)]
+        here = [own(p) for p in params]
+        torch._foreach_mul_(here, 1.0 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(here, [u.reshape(p.shape) for u, p in zip(turned, here)], alpha=-group["lr"] * scale)
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
@@ -108,10 +114,13 @@ class Optimizer:
 
     def step(self, lr_factor: float = 1.0) -> Tensor:
         """Clip, update, drop the gradients. Returns the gradient norm before clipping, NaN if any gradient is."""
-        self.world.add_up_gradients(list(self.named.values()))
+        self.world.add_up_gradients([p for p in self.named.values() if not is_divided(p)])
         params = [p for p in self.named.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
-        if self.grad_clip:
+        grads = [p.grad for p in params if p.grad is not None]
+        norm = total_norm(grads, self.world) if self.world.shards else torch.nn.utils.get_total_norm(grads)
+        if self.grad_clip and self.world.shards:
+            clip(grads, self.grad_clip, norm)
+        elif self.grad_clip:
             torch.nn.utils.clip_grads_with_norm_(params, self.grad_clip, norm)
         for part, peaks in zip(self.parts, self.peaks):
             for group, peak in zip(part.param_groups, peaks):
@@ -161,7 +170,9 @@ def build_optimizer(model: nn.Module, settings: OptimSettings, world: World = SO
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
     parts: list[torch.optim.Optimizer] = []
-    groups = [group for group in groups if group["params"]]
+    groups = [{**group, "params": some} for group in groups for some in by_kind(group["params"])]
+    if world.shards and settings.optimizer == "adamw8bit":
+        raise ConfigError("adamw8bit and divided weights do not go together", hint="set optimizer=adamw, or muon")
     if groups:
         betas = (settings.beta1, settings.beta2)
         if settings.optimizer == "adamw8bit":

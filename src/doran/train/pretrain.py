@@ -29,7 +29,7 @@ from doran.layers.moe import RouterStats, update_router_bias
 from doran.models.decoder import Decoder
 from doran.parallel.world import SOLO, World
 from doran.train.batch import ROUND_TOKENS, own_part
-from doran.train.loop import Loop, LoopSettings, Metrics, StepFn
+from doran.train.loop import Loop, LoopSettings, Metrics, StepFn, divided
 from doran.train.losses import IGNORE, linear_cross_entropy, mtp_targets
 from doran.train.optim import Optimizer, build_optimizer
 
@@ -72,6 +72,7 @@ def run_pretrain(
     what else must be the same to continue, such as {"data": corpus.digest}. In a `world` of several processes all give
     the same packs, and each trains on its share of every one.
     """
+    model = divided(model, world)
     loop = Loop(
         model,
         build_optimizer(model, settings, world),
@@ -139,9 +140,10 @@ def lm_step(
     seen: Metrics = {}
     for whole in packs:
         pack, share = own_part(whole, world, round(1 / settings.mtp_share))
-        with torch.autocast(pack.tokens_T.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
-            with stats.counting(share > 0):
-                objective, parts = lm_loss(model, pack, stats, settings, total, len(packs) / share if share else math.inf)
+        num_packs = len(packs) / share if share else math.inf
+        autocast = torch.autocast(pack.tokens_T.device.type, dtype=torch.bfloat16, enabled=settings.bf16)
+        with autocast, stats.counting(share > 0):
+            objective, parts = lm_loss(model, pack, stats, settings, total, num_packs)
         objective.backward()
         for name, value in parts.items():
             seen[name] = seen.get(name, 0.0) + value.detach()

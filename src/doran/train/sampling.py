@@ -15,6 +15,7 @@ from typing import Any
 from doran.base.errors import DataError, DoranError
 from doran.base.rng import seed_for
 from doran.engine.engine import Engine
+from doran.engine.remote import RemoteEngine
 from doran.engine.request import Completion, SamplingParams
 from doran.parallel.world import SOLO, World
 from doran.train.grpo_settings import GrpoSettings
@@ -29,7 +30,7 @@ LONGEST_PERIOD, FEWEST_COPIES, SHORTEST_CIRCLE = 48, 4, 48
 class Sampler:
     """Who samples (`engine`), between which texts and ids (`dialect`), with which settings, talking to whom."""
 
-    engine: Engine
+    engine: Engine | RemoteEngine
     dialect: Dialect
     settings: GrpoSettings
     environment: Environment | None = None
@@ -59,9 +60,10 @@ class Sampler:
                 self._go_on(samples, when, stream, own.start * n)
             return [(x.completion, x.mask, x.fault) for x in samples]
 
+        said = enumerate(self.world.spread(len(items), work))
         return [
-            Sample(items[j // n], first_group + j // n, prompts[j // n], c, self.dialect.text(c), mask=mask, fault=fault)
-            for j, (c, mask, fault) in enumerate(self.world.spread(len(items), work))
+            Sample(items[i], first_group + i, prompts[i], c, self.dialect.text(c), mask=mask, fault=fault)
+            for i, (c, mask, fault) in ((place // n, told) for place, told in said)
         ]
 
     def usable(self, items: Sequence[Any]) -> list[Any]:

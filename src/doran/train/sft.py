@@ -20,7 +20,7 @@ from doran.data.packing import Pack
 from doran.models.decoder import Decoder
 from doran.parallel.world import SOLO, World
 from doran.train.batch import ROUND_TOKENS, pack
-from doran.train.loop import Loop, StepFn
+from doran.train.loop import Loop, StepFn, divided
 from doran.train.optim import build_optimizer
 from doran.train.pretrain import LmSettings, lm_step_fn
 from doran.train.rehearsal import largest, rehearse_lm
@@ -57,6 +57,7 @@ def run_sft(
     plan = batch_plan([len(ids) - 1 for ids, _ in samples], settings)
     if progress is not None:
         progress.total_steps = len(plan)
+    model = divided(model, world)
     loop = Loop(
         model,
         build_optimizer(model, settings, world),
