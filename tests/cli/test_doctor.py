@@ -14,14 +14,15 @@ from doran.cli import app
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "matmul_peak", lambda dtype: 1e11)
+    monkeypatch.setattr(device, "disk_bandwidth", lambda folder: 2e9)
 
 
 def test_people_get_one_line_a_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["doctor"]) == 0
     out = capsys.readouterr().out
-    for name in ("python", "torch", "cores", "memory", "disk", "compiler", "float32", "bfloat16"):
+    for name in ("python", "torch", "cores", "memory", "disk", "compiler", "float32", "bfloat16", "memory speed"):
         assert name in out
-    assert out.endswith("This machine can run doran.\n") and "100 GFLOP/s" in out
+    assert out.endswith("This machine can run doran.\n") and "100 GFLOP/s" in out and "2.0 GB/s reading in" in out
 
 
 def test_scripts_get_one_object(capsys: pytest.CaptureFixture[str]) -> None:

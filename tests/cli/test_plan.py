@@ -93,7 +93,9 @@ def test_the_measured_machine_is_kept_and_planned_with(capsys, tmp_path, monkeyp
     from doran.plan.profiles import save_profile
 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     measured = doctor.measured_profile()
+    assert measured.disk_bandwidth > 1e6 and not list(tmp_path.iterdir())
     assert measured.memory_bandwidth > 1e8 and 0 < measured.op_seconds < 1e-2 and measured.peak("bfloat16") > 1e8
     save_profile(measured)
     code, out, _ = run(capsys, str(repo_root / "recipes" / "smoke.yaml"))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from doran.formats.fp8 import dequantize, quantize, scale_shape
+from doran.formats.fp8 import dequantize, expand, quantize, scale_shape
 
 
 @settings(max_examples=20, deadline=None)
@@ -38,3 +38,15 @@ def test_the_scale_of_kv_a_has_5_by_56_blocks() -> None:
 def test_zeros_stay_zeros_and_scales_stay_finite() -> None:
     small, scale = quantize(torch.zeros(10, 10))
     assert scale.isfinite().all() and (dequantize(small, scale) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block", [(128, 128), (16, 24)])
+def test_the_fast_expansion_has_the_bits_of_the_slow_one(dtype: torch.dtype, block: tuple[int, int]) -> None:
+    codes = torch.arange(256).repeat(150 * 200 // 256 + 1)[: 150 * 200].view(150, 200).to(torch.uint8)
+    codes[(codes & 127) == 127] = 0  # NaN
+    scale = torch.rand(scale_shape((150, 200), block)) * 1e-3
+    weight = codes.view(torch.float8_e4m3fn)
+    assert torch.equal(expand(weight, scale, dtype, block), dequantize(weight, scale, block).to(dtype))
+    huge = scale * 1e6
+    assert torch.equal(expand(weight, huge, dtype, block), dequantize(weight, huge, block).to(dtype))

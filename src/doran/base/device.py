@@ -10,9 +10,12 @@ import functools
 import gc
 import os
 import platform
+import random
 import resource
+import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +103,45 @@ def memory_bandwidth() -> float:
     a_N, b_N, out_N = (torch.ones(1 << 24) for _ in range(3))  # 64 MiB each: larger than most caches
     seconds = _best_of(lambda: torch.add(a_N, b_N, out=out_N), 0.3)
     return 3 * 4 * a_N.numel() / seconds
+
+
+def disk_bandwidth(folder: Path, size: int = 1 << 28, threads: int = 4) -> float:
+    """Measured bytes/s of reading pieces of 4 MiB in random order, by several threads, with nothing in the page cache:
+    of the folder's largest safetensors file, or of a file of `size` bytes that is written there and removed.
+
+    OSError: nothing can be written. A disk behind a virtual machine may have caches of its own that this cannot empty.
+    """
+    found = max(folder.glob("*.safetensors"), key=lambda path: path.stat().st_size, default=None)
+    if found is not None and found.stat().st_size >= size:
+        return _read_speed(found, size, threads)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".doran-disk-") as file:
+        for _ in range(size >> 22):
+            file.write(os.urandom(1 << 22))
+        file.flush()
+        os.fsync(file.fileno())
+        return _read_speed(Path(file.name), size, threads)
+
+
+def _read_speed(path: Path, size: int, threads: int) -> float:
+    """Bytes/s over `size` bytes of a file, in pieces."""
+    piece = 1 << 22
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        starts = [i * piece for i in range(size // piece)]
+        random.Random(0).shuffle(starts)
+
+        def read(some: list[int]) -> None:
+            buffer = bytearray(piece)
+            for start in some:
+                os.preadv(descriptor, [buffer], start)
+
+        began = time.perf_counter()
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(read, [starts[i::threads] for i in range(threads)]))
+        return len(starts) * piece / (time.perf_counter() - began)
+    finally:
+        os.close(descriptor)
 
 
 def op_seconds() -> float:

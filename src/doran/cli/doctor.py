@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -42,6 +42,9 @@ def main(
     save: Annotated[
         bool, typer.Option("--save", help="Keep the measured speed, so that `doran plan` and budgets know it.")
     ] = False,
+    disk: Annotated[
+        Path, typer.Option("--disk", metavar="DIR", help="Measure the disk that this folder lies on.", exists=True)
+    ] = Path("."),
 ) -> None:
     """Check this machine: Python, torch, cores, memory, disk, compiler and measured speed.
 
@@ -52,8 +55,11 @@ def main(
         _run(run, as_json)
         return
     checks = [_python(), _torch(), _cores(), _isa(), _memory(), _disk(), _compiler(), _extras()]
+    speeds = Speeds(memory=0.0, disk=_disk_bandwidth(disk))
     if checks[1].state != "fail":
+        speeds = replace(speeds, memory=device.memory_bandwidth())
         checks += [_speed("float32"), _speed("bfloat16")]
+    checks += speeds.checks(disk)
     failed = [check.name for check in checks if check.state == "fail"]
     if as_json:
         print_json({"ok": not failed, "checks": [asdict(check) for check in checks], "machine": _machine()})
@@ -64,23 +70,47 @@ def main(
     if save:
         from doran.plan.profiles import save_profile
 
-        say(f"measured and saved: {save_profile(measured_profile())}")
+        say(f"measured and saved: {save_profile(measured_profile(speeds))}")
     if not as_json:
         print("This machine can run doran.")
 
 
-def measured_profile() -> Hardware:
+@dataclass(frozen=True)
+class Speeds:
+    """Bytes a second; 0 where it could not be measured."""
+
+    memory: float
+    disk: float
+
+    def checks(self, folder: Path) -> list[Check]:
+        """As lines of the report."""
+        found = {"memory speed": (self.memory, ""), "disk speed": (self.disk, f" reading in {folder.resolve()}")}
+        return [Check(name, "ok", f"{speed / 1e9:.1f} GB/s{where}") for name, (speed, where) in found.items() if speed]
+
+
+def _disk_bandwidth(folder: Path) -> float:
+    """0 where no file can be written and none is there to read."""
+    try:
+        return device.disk_bandwidth(folder)
+    except OSError:
+        return 0.0
+
+
+def measured_profile(speeds: Speeds | None = None) -> Hardware:
     """This machine as `doran plan` wants it. Watts are not measured but a usual figure per core: edit the file."""
     from doran.plan.hardware import Hardware
 
     facts = device.machine()
     threads = device.num_threads()
+    speeds = speeds or Speeds(device.memory_bandwidth(), _disk_bandwidth(Path.cwd()))
+    known = {"disk_bandwidth": speeds.disk} if speeds.disk else {}
     return Hardware(
         name=f"{facts['cpu']}, {threads} threads",
         slug="this",
         cores=threads,
         memory=device.available_memory(),
-        memory_bandwidth=device.memory_bandwidth(),
+        memory_bandwidth=speeds.memory,
+        **known,
         matmul_flops={dtype: device.matmul_peak(dtype) for dtype in ("float32", "bfloat16")},
         op_seconds=device.op_seconds(),
         watts=10.0 * threads,

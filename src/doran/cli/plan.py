@@ -43,7 +43,10 @@ def main(
         str | None, typer.Option("--batch", metavar="N", help="Tokens of one optimizer step, such as 4M.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", metavar="TYPE", help="fp8, bf16 or fp32; bf16 unless given.")
+        str | None,
+        typer.Option(
+            "--precision", metavar="TYPE", help="fp8, bf16 or fp32; bf16 unless given. On disk int8 and int4 too."
+        ),
     ] = None,
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="GRPO steps.")] = 200,
     samples: Annotated[int, typer.Option("--samples", metavar="N", min=1, help="Completions of a GRPO step.")] = 512,
@@ -52,6 +55,13 @@ def main(
     speed: Annotated[
         float, typer.Option("--speed", metavar="X", min=0.01, help="Tokens a second each user shall get.")
     ] = 10.0,
+    experts_cache: Annotated[
+        str | None,
+        typer.Option("--experts-cache", metavar="SIZE", help="Serve with experts on disk, SIZE of them held."),
+    ] = None,
+    hit_rate: Annotated[
+        float | None, typer.Option("--hit-rate", metavar="X", help="Experts found there, as --json of generate says.")
+    ] = None,
     budget: Annotated[
         str | None, typer.Option("--budget", metavar="AMOUNT", help='"500,000 KRW", "30 USD", "12 hours" or "5 kWh".')
     ] = None,
@@ -82,6 +92,8 @@ def main(
         show_affordable(None, on, devices, precision, cost, limit, as_json)
     elif model.endswith((".yaml", ".yml")):
         show_recipe(Path(model), overrides or [], on, cost, limit, as_json)
+    elif experts_cache is not None:
+        show_from_disk(model, on, precision, experts_cache, hit_rate, length, as_json)
     elif job == "serve":
         show_serving(model, on, devices, precision, cost, length, speed, as_json)
     else:
@@ -236,6 +248,29 @@ def show_serving(
         print_json({"model": model, **facts})
     else:
         print(serving_text(model, instance, cost, facts), end="")
+
+
+def show_from_disk(
+    model: str, on: str, stored: str | None, cache: str, hit_rate: float | None, length: int, as_json: bool
+) -> None:
+    """Print what one stream of a model with its experts on disk does."""
+    from doran.cli.experts_cache import parse_size
+    from doran.plan.from_disk import RELEASED, FromDisk, text
+    from doran.plan.hardware import standard
+    from doran.plan.models import find_model
+    from doran.plan.profiles import find_hardware
+
+    config, hardware = find_model(model), find_hardware(on or "this")
+    method = (config.quantization_config or {}).get("quant_method")
+    kind = stored or RELEASED.get(model.lower()) or ("fp8" if method == "fp8" else "bf16")
+    planned = FromDisk(
+        config=config, hardware=hardware, efficiency=standard(hardware), cache=parse_size(cache), stored=kind,
+        hit_rate=hit_rate,
+    )  # fmt: skip
+    if as_json:
+        print_json({"model": model, **planned.facts(length)})
+    else:
+        print(text(model, planned, length), end="")
 
 
 def draw(model: str, setup: Setup, job: Job, length: int, batch: str | None, path: Path) -> None:

@@ -38,3 +38,19 @@ def dequantize(weight: Tensor, scale: Tensor, block: tuple[int, int] = (BLOCK, B
     rows, columns = weight.shape
     stretched = scale.float().repeat_interleave(block[0], 0)[:rows].repeat_interleave(block[1], 1)[:, :columns]
     return weight.float() * stretched
+
+
+def expand(weight: Tensor, scale: Tensor, dtype: torch.dtype, block: tuple[int, int] = (BLOCK, BLOCK)) -> Tensor:
+    """`dequantize(...).to(dtype)`, the same bits, many times faster: torch converts E4M3 one number at a time.
+
+    E4M3's exponent and mantissa, moved behind bfloat16's sign, are the number times 2^-120, subnormals included. A NaN
+    reads as 480: no checkpoint holds one. Blocks of rows stay in the processor's cache between the steps.
+    """
+    if not bool((scale < 128).all()):  # scale * 2^120 must be finite
+        return dequantize(weight, scale, block).to(dtype)
+    out = torch.empty(weight.shape, dtype=dtype)
+    lifted = (scale.float() * 2.0**120).repeat_interleave(block[1], 1)[:, : weight.shape[1]]
+    for row, codes in enumerate(weight.view(torch.int8).split(block[0])):
+        bits = codes.to(torch.int16).mul_(16).bitwise_and_(0x87F0 - 0x10000)
+        out[row * block[0] :][: len(codes)] = bits.view(torch.bfloat16).float().mul_(lifted[row])
+    return out

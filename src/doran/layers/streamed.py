@@ -75,7 +75,7 @@ class Plain:
         return F.linear(ops.swiglu(F.linear(x_PD, gate_up)), down)
 
     def _expand(self, codes: Tensor, scale: Tensor) -> Tensor:
-        return fp8.dequantize(codes, scale, self.block).to(self.dtype)
+        return fp8.expand(codes, scale, self.dtype, self.block)
 
 
 class PackedForm:

@@ -30,6 +30,7 @@ class Hardware:
     cores: int = 2  # of a CPU; of a GPU its multiprocessors
     memory: int = 4 * 2**30
     memory_bandwidth: float = 15e9
+    disk_bandwidth: float = 1e9  # reading pieces of some MiB here and there, nothing of them in memory yet
     matmul_flops: Mapping[str, float] = field(default_factory=lambda: {"float32": 1.9e11, "bfloat16": 1.9e11})
     op_seconds: float = 12e-6  # fixed cost of one operation (launch, dispatch), as doctor measures it
     watts: float = 65.0  # at full load, the device alone
