@@ -26,6 +26,7 @@ from doran.cli.asking import (
 from doran.cli.environment import EnvironmentFile, load_environment
 from doran.cli.loading import Opened, model_folder, open_model
 from doran.cli.options import DataFile, Limit, ModelDir, Overrides, TaskName, Threads, use_threads
+from doran.cli.rollout_server import RolloutFolder, RolloutServer, remote_engine
 
 REWARDS = ("accuracy=1", "format=0.1")
 
@@ -57,6 +58,8 @@ def main(
     lora_rank: LoraRank = 0,
     lora_alpha: LoraAlpha = None,
     lora_targets: LoraTargets = None,
+    rollouts: RolloutServer = None,
+    rollouts_folder: RolloutFolder = None,
     budget: Limit = None,
     threads: Threads = None,
 ) -> None:
@@ -100,10 +103,12 @@ def main(
         facts |= {"data": str(data) if data else None, "pool": pool, "task settings": settings.task}
         facts |= {"rewards": weights, "language": language, "style": style}
         facts |= {"environment": environment} if environment else {}
+        facts |= {"rollouts": rollouts} if rollouts else {}
         opened = open_model(folder)
         train = adapt(opened.model, lora, train)
         tokenizer = opened.tokenizer
         assert tokenizer is not None
+        remote = remote_engine(rollouts, rollouts_folder, opened)
         talk = load_environment(environment, tokenizer) if environment else None
         world = here(settings.parallel)
         world.once(lambda: claim(out, facts | lora))
@@ -116,7 +121,7 @@ def main(
                 lambda progress: run_grpo(
                     opened.model, dialect(tokenizer, wrap), drawing(questions, {task: 1.0}), parts, train, out,
                     progress, beside_weights(tokenizer, folder), watch=look, watch_every=watch_every,
-                    environment=talk, world=world,
+                    environment=talk, world=world, remote=remote,
                 ),
                 meter,
             )  # fmt: skip
