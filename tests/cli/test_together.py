@@ -37,7 +37,7 @@ sys.exit(app.run(sys.argv[1:]))
 def arguments(tmp_path: Path) -> list[str]:
     """`doran pretrain` on a small text, but for --out."""
     (tmp_path / "text.txt").write_text("\n\n".join(f"{a} plus {b} is {a + b}." for a in range(12) for b in range(12)))
-    shape = tiny(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_nextn_predict_layers=0)
+    shape = tiny(vocab_size=1400, hidden_size=32, num_hidden_layers=2, num_nextn_predict_layers=0)
     (tmp_path / "config.json").write_text(json.dumps(shape.to_hf()))
     return [
         "pretrain", "--config", str(tmp_path / "config.json"), "--data", str(tmp_path / "text.txt"),

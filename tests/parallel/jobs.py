@@ -138,6 +138,7 @@ def refusals(world: World) -> list[str]:
     for attempt in (
         lambda: divide(adapted, there),
         lambda: build_optimizer(model(), OptimSettings(optimizer="adamw8bit"), there),
+        lambda: divide(model(n_routed_experts=7, n_group=1, topk_group=1), divided(world, {"experts": "shard"})),
     ):
         try:
             attempt()
@@ -162,3 +163,19 @@ def rank_and_sums(world: World) -> tuple[Any, ...]:
         world.spread(5, lambda own: [10 * i for i in own]), t.tolist(), u.tolist(),
         None if p.grad is None else p.grad.tolist(), q.grad,
     )  # fmt: skip
+
+
+def stages(world: World, runs: str, names: list[str], overrides: list[str]) -> tuple[bool, bool]:
+    """The first stages of the smoke recipe, twice: did each call do anything?"""
+    from doran.recipes.context import Context
+    from doran.recipes.ledger import Ledger
+    from doran.recipes.pipeline import _begin, run_stages
+    from doran.recipes.recipe import load_recipe
+    from doran.recipes.stages import STAGES
+
+    recipe = load_recipe(Path(__file__).parents[2] / "recipes" / "smoke.yaml", overrides)
+    ctx = Context(recipe, Path(runs) / recipe.name, world=replace(world, parallel=recipe.parallel))
+    world.once(lambda: _begin(recipe, Path(runs)))
+    chosen = [stage for stage in STAGES if stage.name in names]
+    done = [run_stages(ctx, chosen, Ledger(recipe, ctx.run_dir), {}, False, lambda text: None) for _ in range(2)]
+    return done[0], done[1]

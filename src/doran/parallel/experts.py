@@ -18,6 +18,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from doran.layers.moe import Experts, apply_experts
 from doran.native import ops
+from doran.parallel.parts import own
 
 
 class Exchange(torch.autograd.Function):
@@ -47,9 +48,8 @@ class DividedExperts(nn.Module):
         super().__init__()
         self.size = mesh.size()
         self.num_experts = len(experts.gate_up_proj)
-        for name in ("gate_up_proj", "down_proj"):
-            own = distribute_tensor(getattr(experts, name).data, mesh, [Shard(0)], src_data_rank=None)
-            setattr(self, name, nn.Parameter(own))
+        cut = lambda t: nn.Parameter(distribute_tensor(t.data, mesh, [Shard(0)], src_data_rank=None))  # noqa: E731
+        self.gate_up_proj, self.down_proj = cut(experts.gate_up_proj), cut(experts.down_proj)
 
     def forward(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """As Experts.forward, (T, D)."""
@@ -69,7 +69,7 @@ class DividedExperts(nn.Module):
 
     def work(self, x_SD: Tensor, heard_WE: Tensor) -> Tensor:
         """What the experts here make of the rows that arrived, in their order."""
-        gate_up_EID, down_EDI = self.gate_up_proj.to_local(), self.down_proj.to_local()
+        gate_up_EID, down_EDI = own(self.gate_up_proj), own(self.down_proj)
         if not len(x_SD):  # nobody needs them: a gradient of zeros all the same, since the optimizer decays them
             return x_SD + 0.0 * (gate_up_EID.sum() + down_EDI.sum()).to(x_SD.dtype)
         expert_E = torch.arange(heard_WE.shape[1], device=x_SD.device)

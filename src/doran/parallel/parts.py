@@ -21,12 +21,12 @@ def is_divided(t: Tensor) -> bool:
 
 def own(t: Tensor) -> Tensor:
     """What this process holds of `t`, sharing its memory."""
-    return t.to_local() if is_divided(t) else t  # type: ignore[operator]
+    return t.to_local() if is_divided(t) else t  # type: ignore[attr-defined]
 
 
 def whole(t: Tensor) -> Tensor:
     """All of `t`, on every process. Collective."""
-    return t.full_tensor() if is_divided(t) else t  # type: ignore[operator]
+    return t.full_tensor() if is_divided(t) else t  # type: ignore[attr-defined]
 
 
 def alike(like: Any, part_: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from doran.base.rng import seed_for
 from doran.engine.engine import Engine
 from doran.engine.request import SamplingParams
 from doran.evals.run import PromptStyle, completion_text
+from doran.parallel.world import SOLO, World
 from doran.recipes.corpus import rewrite
 from doran.recipes.questions import Question, opens
 from doran.recipes.recipe import Sampling
@@ -41,13 +42,20 @@ def collect(
     rewrite_by_rule: bool,
     max_batch: int = 512,
     language: Languages = "mixed",
+    world: World = SOLO,
 ) -> tuple[list[Row], dict[str, int]]:
-    """Ask, judge, filter: rows {task, language, messages}, and counts (sampled, kept, and why others were dropped)."""
+    """Ask, judge, filter: rows {task, language, messages}, and counts (sampled, kept, and why others were dropped).
+
+    Of several processes each asks its share of the questions, and all get all rows.
+    """
     questions = questions_of(tasks, settings, seed, language)
     prompts = [style(tokenizer, q.prompt) for q in questions]
     opened = opens(tokenizer, style)
     params = sampling_params(tokenizer, settings, seed, len(questions))
-    sampled = Engine(model, max_batch=max_batch).generate(prompts, params, n=settings.samples)
+    engine, n = Engine(model, max_batch=max_batch), settings.samples
+    sampled = world.spread(
+        len(prompts), lambda own: engine.generate([prompts[i] for i in own], [params[i] for i in own], n=n)
+    )
     replies = [[(completion_text(tokenizer, c, opened), c.finish_reason) for c in group] for group in sampled]
     rows, counts = passed(questions, replies, settings.keep, rewrite_by_rule)
     return rows + general_rows(tasks, settings.general, seed, counts), counts

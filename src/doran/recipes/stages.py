@@ -108,10 +108,7 @@ def fine_tune(
 ) -> None:
     """Collect samples of `teacher` (once; they are kept in samples.jsonl), then SFT the model that `start` left."""
     file = ctx.out_dir / "samples.jsonl"
-
-    def gather_samples() -> None:
-        if file.exists():
-            return
+    if not ctx.world.once(file.exists):
         rows, counts = sampling.collect(
             ctx.model(teacher),
             ctx.tokenizer,
@@ -120,20 +117,23 @@ def fine_tune(
             settings.sampling,
             ctx.seed,
             rewrite_by_rule=rewrite_by_rule,
+            world=ctx.world,
         )
         if not counts["kept"]:
             raise DataError(
                 f"{ctx.stage}: none of {counts['sampled']} samples of {teacher} passed the filters {counts}",
                 hint="train that stage longer",
             )
-        write_json(ctx.out_dir / "samples.counts.json", counts)
-        sampling.save_rows(file, rows)
-
-    ctx.world.once(gather_samples)
+        ctx.world.once(lambda: _keep(rows, counts, ctx.out_dir))
     samples = sampling.sft_samples(ctx.tokenizer, chat_style, sampling.load_rows(file))
     train = settings.train.model_copy(update={"seed": ctx.seed})
     with ctx.progress(None) as progress:
         run_sft(ctx.model(start), samples, train, ctx.out_dir, progress, ctx.add_files("chat"), ctx.world)
+
+
+def _keep(rows: list[sampling.Row], counts: dict[str, int], folder: Path) -> None:
+    write_json(folder / "samples.counts.json", counts)
+    sampling.save_rows(folder / "samples.jsonl", rows)  # last: with it the samples are complete
 
 
 EVALUATED = {  # label in the report -> (stage, style)

@@ -165,7 +165,7 @@ def build_optimizer(model: nn.Module, settings: OptimSettings, world: World = SO
     muon = [p for name, p in named.items() if use_muon and is_hidden_matrix(name, p)]
     taken = {id(p) for p in muon}
     rest = [p for p in named.values() if id(p) not in taken]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
