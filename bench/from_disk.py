@@ -72,7 +72,7 @@ def main() -> None:
     made.add_argument("--kind", choices=["bf16", "fp8", "int8", "int4"], default="bf16")
     made.add_argument("--cache", default="160M")
     made.add_argument("--tokens", type=int, default=24)
-    made.add_argument("--no-read-ahead", dest="read_ahead", action="store_false")
+    made.add_argument("--read-ahead", action="store_true", help="guess the next layer's experts")
     made.add_argument("--only-make", action="store_true", help="write the model and stop")
     args = made.parse_args()
     start(args)

@@ -22,8 +22,8 @@ def fill(key: Key, slot: Tensor) -> None:
     slot[:] = torch.tensor([key[0], key[1]] * (SLOT // 2), dtype=torch.uint8)
 
 
-def cache_of(slots: int, total: int = 1000, read_ahead: bool = True) -> ExpertCache:
-    return ExpertCache(fill, SLOT, slots * SLOT, total, read_ahead)
+def cache_of(slots: int, total: int = 1000) -> ExpertCache:
+    return ExpertCache(fill, SLOT, slots * SLOT, total)
 
 
 def visited(cache: ExpertCache, keys: list[Key]) -> list[Key]:
@@ -71,7 +71,7 @@ def trace(rng: random.Random, passes: int, layers: int, experts: int, k: int, sk
 @given(seed=st.integers(0, 10**6), slots=st.integers(4, 20), skew=st.sampled_from([0.0, 1.0]))
 def test_it_keeps_what_the_definition_keeps(seed: int, slots: int, skew: float) -> None:
     passes = trace(random.Random(seed), 12, 3, 8, 2, skew)
-    cache = cache_of(slots, read_ahead=False)
+    cache = cache_of(slots)
     for layers in passes:
         for keys in layers:
             assert sorted(visited(cache, keys)) == keys

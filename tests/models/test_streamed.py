@@ -13,6 +13,7 @@ import torch
 from doran.arch.config import ModelConfig
 from doran.arch.presets import tiny
 from doran.base.errors import UsageError
+from doran.engine.control import Controls
 from doran.engine.engine import Engine
 from doran.engine.request import SamplingParams
 from doran.engine.runner import Runner
@@ -99,11 +100,12 @@ def test_a_live_session_streams_as_well(folders: Path) -> None:
     model = load_streamed(folders / "fp8", 9 * EXPERT)
     whole = Engine(load_model(folders / "fp8")).generate(PROMPTS, GREEDY)
     live = Engine(model, max_batch=4).open()
-    numbers = [live.submit(prompt, GREEDY)[0] for prompt in PROMPTS]
-    ended = {}
+    heard: list[list[int]] = [[], []]
+    for prompt, tokens in zip(PROMPTS, heard, strict=True):
+        live.submit(prompt, GREEDY, [Controls(watch=lambda token, tokens=tokens: tokens.append(token.id))])
     while live.busy:
-        ended |= {number: completion for number, completion, *_ in live.step()}
-    assert [ended[n].token_ids for n in numbers] == [done[0].token_ids for done in whole]
+        live.step()
+    assert heard == [done[0].token_ids for done in whole]
 
 
 def test_what_cannot_be_streamed_is_refused_in_one_line(folders: Path, tmp_path: Path) -> None:

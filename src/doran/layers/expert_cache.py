@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, fields
 
 import torch
@@ -27,6 +28,15 @@ Key = tuple[int, int]  # (layer, expert)
 HALF = 64.0  # passes after which a visit counts half
 READERS = 4  # threads that read; disks want several requests at once
 _LARGEST = 2.0**500  # a weight at which all sums are scaled down
+
+
+def _pool(size: int) -> Tensor:
+    """Memory whose pages are taken when they are written; large ones where the system has them, for fewer look-ups."""
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 @dataclass
@@ -57,7 +67,7 @@ class ExpertCache:
     """
 
     def __init__(
-        self, fill: Callable[[Key, Tensor], None], slot_bytes: int, limit: int, total: int, read_ahead: bool = True
+        self, fill: Callable[[Key, Tensor], None], slot_bytes: int, limit: int, total: int, read_ahead: bool = False
     ) -> None:
         self.fill, self.slot_bytes, self.total, self.read_ahead = fill, slot_bytes, total, read_ahead
         self.num_slots = min(limit // slot_bytes, total)
@@ -67,8 +77,7 @@ class ExpertCache:
                 hint=f"give it at least {-(-2 * slot_bytes // 2**20)}M, better a tenth of all experts: "
                 f"{-(-total * slot_bytes // 10 // 2**20)}M",
             )
-        pool = torch.frombuffer(mmap.mmap(-1, self.num_slots * slot_bytes), dtype=torch.uint8)  # pages taken when used
-        self._slots = list(pool.view(self.num_slots, slot_bytes))
+        self._slots = list(_pool(self.num_slots * slot_bytes).view(self.num_slots, slot_bytes))
         self._free = list(range(self.num_slots))
         self._held: dict[Key, int] = {}  # key -> slot, whole or being read
         self._reading: dict[Key, Future[None]] = {}

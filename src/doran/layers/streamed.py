@@ -23,6 +23,7 @@ from doran.layers.expert_cache import ExpertCache, Key
 from doran.layers.linear import apart, interleave, pack
 from doran.layers.moe import expert_layout
 from doran.native import ops, quant
+from doran.native.repack import panels_of, repack
 
 PARTS = ("gate", "up", "down")
 
@@ -88,10 +89,17 @@ class PackedForm:
         self.slot_bytes = sum(form.num_bytes for form in self.layouts)
 
     def fill(self, key: Key, slot: Tensor) -> None:
-        """Six reads, one packing."""
+        """Six reads, one packing: panels of gate and up in turn, as `interleave` has them."""
         gate, up, down = (self._stored(key, part) for part in PARTS)
-        made = pack(interleave(gate, up)), pack(down)
-        torch.cat([form.data[0] for form in made], out=slot)
+        both, last = slot.split([form.num_bytes for form in self.layouts])
+        panels = panels_of(gate.kind, 2 * len(gate.codes), gate.columns, both)
+        for part, place in (
+            (gate, panels[0::2]),
+            (up, panels[1::2]),
+            (down, panels_of(down.kind, len(down.codes), down.columns, last)),
+        ):
+            assert part.scale is not None
+            repack(part.kind, part.codes, part.scale, place)
 
     def forward(self, key: Key, slot: Tensor, x_PD: Tensor) -> Tensor:
         """As QuantExperts does it (layers/linear.py)."""

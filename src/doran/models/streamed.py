@@ -26,12 +26,17 @@ from doran.native import quant
 
 
 def load_streamed(
-    folder: str | Path, limit: int, dtype: torch.dtype = torch.float32, read_ahead: bool = True, keep_pages: bool = True
+    folder: str | Path,
+    limit: int,
+    dtype: torch.dtype = torch.float32,
+    read_ahead: bool = False,
+    keep_pages: bool = True,
 ) -> Decoder:
     """The Decoder of a folder whose experts take at most `limit` bytes of memory; `model.expert_cache` counts.
 
     The same tokens as `load_model`'s. UsageError: no experts to leave on disk, or `limit` is too small; ArtifactError
-    and ConfigError as in `load_model`. `keep_pages` False measures the disk without the system's page cache.
+    and ConfigError as in `load_model`. `read_ahead` lets each layer guess the next one's experts; it pays only where
+    the disk idles while the processor works (docs/bench.md). `keep_pages` False measures the disk itself.
     """
     source = FolderSource(folder, files=RawFolder(folder, keep_pages))
     files, config = source.files, source.config
@@ -86,6 +91,10 @@ def _form(files: RawFolder, keys: list[Key], source: FolderSource, dtype: torch.
         raise UsageError(
             f"{files.folder}: experts of a quantised folder can be streamed only with the compiled kernels",
             hint="install a C++ compiler (apt install g++), or use the unquantised folder",
+        )
+    if (source.config.hidden_size | source.config.moe_intermediate_size) % quant.PANEL:
+        raise UsageError(
+            f"{files.folder}: experts' rows are no multiples of {quant.PANEL}", hint="use the unquantised folder"
         )
     return PackedForm(files, keys[0])
 

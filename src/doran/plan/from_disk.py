@@ -2,7 +2,7 @@
 
     expert visits = MoE layers * experts a token;  reads = visits * (1 - hit rate)
     seconds = reads * expert bytes / disk bandwidth (disk)
-    + visits * bytes moved in memory / memory bandwidth (experts: expanded where stored otherwise, multiplied)
+    + visits * bytes moved in memory / memory bandwidth (experts: expanded where stored otherwise, multiplied, counted)
             + all that stays in memory, read once / memory bandwidth, and the fixed cost of operations (resident)
 
 Nothing is assumed to overlap: the engine reads while it computes, so the truth lies between this sum and the larger of
@@ -24,11 +24,14 @@ from doran.plan.memory import RUNTIME
 from doran.plan.table import size
 
 STORED = {"fp32": 4.0, "bf16": 2.0, "fp8": 1 + 4 / 128**2, "int8": 8.5 / 8, "int4": 4.5 / 8}  # bytes a weight
-# Bytes moved in memory for a weight of an expert that a token visits, computing in bf16: what the expansion reads and
-# writes (fp8: 1 in, 2 out, copied once for gate and up; fp32: rounded), and what the product reads. Packed: only that.
-MOVED = {"fp32": 8.0, "bf16": 2.0, "fp8": 8.0, "int8": 8.5 / 8, "int4": 4.5 / 8}
+# Bytes moved in memory for a weight: expanded to bf16 at each visit (read, written, gate and up joined), or packed for
+# the native products at each read.
+EXPANDED = {"fp8": 6.0, "fp32": 6.0}
+PACKED = 10.0
+PRODUCT = 0.18  # of the memory bandwidth: torch's bf16 product with one row (7 to 10 of 50 GB/s); our packed ones: all
+READ_OPS = 20  # fixed cost of one read in operations: a future, a thread, the books of the cache
 RELEASED = {"deepseek-v3": "fp8", "deepseek-r1": "fp8"}  # how the released folders of our presets hold their experts
-EXPERT_OPS = {"fp32": 10, "bf16": 8, "fp8": 16, "int8": 8, "int4": 8}  # operations for one expert; fp8: and by rows
+EXPERT_OPS = 24  # operations for one expert; FP8 five more for each 128 rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,11 @@ class FromDisk:
             )
         if self.hit_rate is not None and not 0 <= self.hit_rate <= 1:
             raise ConfigError(f"hit rate {self.hit_rate:g}", hint="give a share between 0 and 1")
+
+    @property
+    def packed(self) -> bool:
+        """Do the native products run, on what `doran quantize` wrote?"""
+        return self.stored in ("int8", "int4")
 
     @property
     def moe_layers(self) -> int:
@@ -99,7 +107,7 @@ class FromDisk:
     @property
     def resident_bytes(self) -> float:
         """What stays in memory: packed where we quantised, else bf16."""
-        return self.resident_weights * (STORED[self.stored] if self.stored in ("int8", "int4") else 2.0)
+        return self.resident_weights * (STORED[self.stored] if self.packed else 2.0)
 
     def memory(self, context: float) -> float:
         """Bytes of the whole process."""
@@ -111,13 +119,15 @@ class FromDisk:
 
     def seconds(self, context: float) -> dict[str, float]:
         """Of one token: disk, experts, resident."""
-        moved = self.expert_weights * MOVED[self.stored]
         speed = Speed(hardware=self.hardware, efficiency=self.efficiency, dtype="bfloat16")
         rows = self.config.moe_intermediate_size * 2 + self.config.hidden_size
-        operations = EXPERT_OPS[self.stored] + (5 * rows / 128 if self.stored == "fp8" else 0)
+        operations = EXPERT_OPS + (5 * rows / 128 if self.stored == "fp8" else 0) + READ_OPS * (1 - self.hits)
+        moved = PACKED * (1 - self.hits) if self.packed else EXPANDED.get(self.stored, 0.0)
+        expand = speed.stream(self.expert_weights * moved)
+        product = self._product(speed, self.expert_weights * (STORED[self.stored] if self.packed else 2.0))
         return {
             "disk": self.bytes_read() / self.hardware.disk_bandwidth,
-            "experts": self.visits * (speed.stream(moved) + operations * speed.call),
+            "experts": self.visits * (expand + product + operations * speed.call),
             "resident": self._resident(speed, context),
         }
 
@@ -148,7 +158,11 @@ class FromDisk:
         read = self.resident_bytes - (0 if self.config.tie_word_embeddings else table)
         products = sum(n * len(layer_matmuls(self.config, moe)) for moe, n in layer_kinds(self.config).items())
         operations = self.config.num_hidden_layers * OPS_FORWARD + products
-        return speed.stream(read + context * cache_bytes_per_token(self.config, 2)) + operations * speed.call
+        cache = speed.stream(context * cache_bytes_per_token(self.config, 2))
+        return self._product(speed, read) + cache + operations * speed.call
+
+    def _product(self, speed: Speed, nbytes: float) -> float:
+        return speed.stream(nbytes) if self.packed else nbytes / (self.hardware.memory_bandwidth * PRODUCT)
 
 
 def text(name: str, plan: FromDisk, context: int) -> str:
