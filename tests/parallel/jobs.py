@@ -158,7 +158,7 @@ def rank_and_sums(world: World) -> tuple[Any, ...]:
         p.grad = torch.ones(2)
     world.add_up_gradients([p, q])
     return (
-        world.rank, world.gather(world.rank), world.once(lambda: f"from {world.rank}"), world.any(world.rank == 1),
+        world.rank, world.gather(world.rank), world.once(lambda: f"from {world.rank}"),
         world.sums({"a": 1, **({"b": 2} if world.rank else {})}), world.highest({"a": world.rank}),
         world.spread(5, lambda own: [10 * i for i in own]), t.tolist(), u.tolist(),
         None if p.grad is None else p.grad.tolist(), q.grad,

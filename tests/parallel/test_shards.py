@@ -26,7 +26,7 @@ def test_five_pretraining_steps(pair, tmp_path, parallel: dict) -> None:
 
 
 def test_mtp_learns_with_divided_weights(pair, tmp_path) -> None:
-    changes = {"mtp": True, "router_bias_gamma": 0.0, "steps": 3}
+    changes = {"mtp": True, "router_bias_gamma": 0.0, "balance_alpha": 0.0, "steps": 3}
     jobs.pretrain(SOLO, tmp_path / "one", **changes)
     pair("same_job", "pretrain", str(tmp_path / "two"), changes | {"parallel": FSDP | EXPERTS})
     assert_same_run(tmp_path / "one", tmp_path / "two", "loss", "mtp_loss", "grad_norm")

@@ -12,8 +12,8 @@ from jobs import SOLO, seen
 
 LOSS = {"abs": 2e-5, "rel": 2e-5}
 """What losses may differ by: sums of float32 in another order, five updates long."""
-MUON = {"abs": 1e-3, "rel": 1e-3}
-"""Muon's Newton-Schulz rounds to bfloat16, so a last bit of a gradient may become an eighth one of an update."""
+MUON = {"abs": 5e-3, "rel": 5e-3}
+"""Muon's Newton-Schulz rounds to bfloat16, so the last bit of a gradient may become the eighth of an update."""
 
 
 def assert_close(a: Path, b: Path, atol: float = 2e-4) -> None:
@@ -41,9 +41,9 @@ def test_five_pretraining_steps(pair, tmp_path, changes: dict) -> None:
 
 
 def test_the_mtp_module_learns_the_same(pair, tmp_path) -> None:
-    # What it reads at a document's end is the next one's first token, which is another one here: such positions bear no
-    # loss, but they are routed and so move the balance. The loads then differ, and with them the router bias.
-    changes = {"mtp": True, "mtp_share": 0.5, "router_bias_gamma": 0.0}
+    # What it reads at a document's end is the next one's first token, which is another one here. Such positions bear no
+    # loss, but they are routed, and so move router bias and balance loss: both are off.
+    changes = {"mtp": True, "mtp_share": 0.5, "router_bias_gamma": 0.0, "balance_alpha": 0.0}
     jobs.pretrain(SOLO, tmp_path / "one", **changes)
     pair("same_job", "pretrain", str(tmp_path / "two"), changes)
     assert_same_run(tmp_path / "one", tmp_path / "two", "loss", "mtp_loss", "grad_norm")

@@ -31,6 +31,6 @@ def test_hands_cost_about_the_same_and_keep_their_order() -> None:
 def test_two_processes_tell_each_other(pair) -> None:
     for rank, told in enumerate(pair("rank_and_sums")):
         assert told == (
-            rank, [0, 1], "from 0", True, {"a": 2.0, "b": 2.0}, {"a": 1.0}, [0, 10, 20, 30, 40],
+            rank, [0, 1], "from 0", {"a": 2.0, "b": 2.0}, {"a": 1.0}, [0, 10, 20, 30, 40],
             [3.0, 3.0, 3.0], [2, 2], [1.0, 1.0], None,
         )  # fmt: skip

@@ -91,10 +91,6 @@ class World:
         """work(own share of n) on every process; everyone gets all results, in order."""
         return [value for part in self.gather(list(work(self.own(n)))) for value in part]
 
-    def any(self, flag: bool) -> bool:
-        """Is it true anywhere?"""
-        return any(self.gather(flag))
-
     def sums(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Numbers added up by name; one that a process lacks counts 0 there."""
         if self.size == 1:
