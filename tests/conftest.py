@@ -18,6 +18,8 @@ os.environ.update(
     DORAN_LANG="en",
 )
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+if not os.path.exists("/dev/nvidia0"):
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's kernels, where it is installed, run without a GPU
 
 from collections.abc import Iterator
 from pathlib import Path

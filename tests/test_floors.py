@@ -14,7 +14,7 @@ MAX_LINES = 420
 
 FLOORS = {
     0: ("base",),
-    1: ("arch", "formats", "native", "sandbox", "text"),
+    1: ("arch", "formats", "gpu", "native", "sandbox", "text"),
     2: ("layers",),
     3: ("models", "data", "tasks", "plan"),
     4: ("engine", "parallel"),

@@ -53,3 +53,8 @@ def test_what_makes_doran_impossible_is_named_and_exits_3(
     failed = [check for check in json.loads(out)["checks"] if check["state"] == "fail"]
     assert code == 3 and [check["name"] for check in failed] == [name] and failed[0]["mend"]
     assert err.startswith(f"error: doran cannot work here yet: {name}\nhint: ")
+
+
+def test_a_disk_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["doctor", "--disk", "nowhere"]) == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err

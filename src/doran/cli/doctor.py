@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from doran.base import device
-from doran.base.errors import CheckFailed
+from doran.base.errors import CheckFailed, UsageError
 from doran.cli.options import Json, print_json, say
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def main(
         bool, typer.Option("--save", help="Keep the measured speed, so that `doran plan` and budgets know it.")
     ] = False,
     disk: Annotated[
-        Path, typer.Option("--disk", metavar="DIR", help="Measure the disk that this folder lies on.", exists=True)
+        Path, typer.Option("--disk", metavar="DIR", help="Measure the disk that this folder lies on.", readable=False)
     ] = Path("."),
 ) -> None:
     """Check this machine: Python, torch, cores, memory, disk, compiler and measured speed.
@@ -54,6 +54,8 @@ def main(
     if run is not None:
         _run(run, as_json)
         return
+    if not disk.is_dir():
+        raise UsageError(f"--disk {disk}: no such folder", hint="give the folder that models lie in")
     checks = [_python(), _torch(), _cores(), _isa(), _memory(), _disk(), _compiler(), _extras()]
     speeds = Speeds(memory=0.0, disk=_disk_bandwidth(disk))
     if checks[1].state != "fail":
@@ -103,19 +105,18 @@ def measured_profile(speeds: Speeds | None = None) -> Hardware:
     facts = device.machine()
     threads = device.num_threads()
     speeds = speeds or Speeds(device.memory_bandwidth(), _disk_bandwidth(Path.cwd()))
-    known = {"disk_bandwidth": speeds.disk} if speeds.disk else {}
-    return Hardware(
+    made = Hardware(
         name=f"{facts['cpu']}, {threads} threads",
         slug="this",
         cores=threads,
         memory=device.available_memory(),
         memory_bandwidth=speeds.memory,
-        **known,
         matmul_flops={dtype: device.matmul_peak(dtype) for dtype in ("float32", "bfloat16")},
         op_seconds=device.op_seconds(),
         watts=10.0 * threads,
         sources={"watts": "10 W a core assumed; everything else measured by doran doctor"},
     )
+    return replace(made, disk_bandwidth=speeds.disk) if speeds.disk else made
 
 
 def _run(run: Path, as_json: bool) -> None:

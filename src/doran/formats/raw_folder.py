@@ -80,7 +80,7 @@ class RawFolder:
     def read_into(self, name: str, target_N: Tensor) -> None:
         """One tensor's bytes into `target_N` (uint8, contiguous, of just that size). Releases the GIL."""
         span = self.spans[name]
-        view, at = memoryview(target_N.numpy()), 0
+        view, at = target_N.numpy().data, 0
         assert len(view) == span.size
         descriptor = self._open[span.file]
         try:
