@@ -27,7 +27,7 @@ STORED = {"fp32": 4.0, "bf16": 2.0, "fp8": 1 + 4 / 128**2, "int8": 8.5 / 8, "int
 # Bytes moved in memory for a weight: expanded to bf16 at each visit (read, written, gate and up joined), or packed for
 # the native products at each read.
 EXPANDED = {"fp8": 6.0, "fp32": 6.0}
-PACKED = 10.0
+PACKED = 20.0
 PRODUCT = 0.18  # of the memory bandwidth: torch's bf16 product with one row (7 to 10 of 50 GB/s); our packed ones: all
 READ_OPS = 20  # fixed cost of one read in operations: a future, a thread, the books of the cache
 RELEASED = {"deepseek-v3": "fp8", "deepseek-r1": "fp8"}  # how the released folders of our presets hold their experts
