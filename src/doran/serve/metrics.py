@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -39,10 +40,10 @@ class Metrics:
         visits = Gauge("doran_expert_visits", "Experts wanted, by where they were", ["work", "found"], registry=r)
         read = Gauge("doran_expert_bytes_read", "Read from disk", ["work"], registry=r)
         for work, counts in cache.work.items():
-            visits.labels(work, "held").set_function(lambda c=counts: c.hits)
-            visits.labels(work, "ahead").set_function(lambda c=counts: c.early)
-            visits.labels(work, "disk").set_function(lambda c=counts: c.misses)
-            read.labels(work).set_function(lambda c=counts: c.bytes_read)
+            visits.labels(work, "held").set_function(partial(getattr, counts, "hits"))
+            visits.labels(work, "ahead").set_function(partial(getattr, counts, "early"))
+            visits.labels(work, "disk").set_function(partial(getattr, counts, "misses"))
+            read.labels(work).set_function(partial(getattr, counts, "bytes_read"))
 
     def finished(self, generation: Generation, done: Done) -> None:
         """Note one completion."""
