@@ -52,6 +52,12 @@ def test_a_size_that_cannot_work_is_one_line(
     assert out == "" and word in err and "Traceback" not in err
 
 
+def test_drafts_are_refused(foreign_deepseek: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["generate", "--model", str(foreign_deepseek), *ASK, "--experts-cache", "1M", "--speculate", "ngram"]
+    assert app.run(args) == 2
+    assert "--speculate ngram does not work with --experts-cache" in capsys.readouterr().err
+
+
 def test_a_model_without_experts_is_refused(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["generate", "--model", str(tiny_model), *ASK, "--experts-cache", "1M"]) == 2
     assert "no experts" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import typer
 
 from doran.base.errors import ArtifactError, UsageError
 from doran.cli.asking import check_choice
-from doran.cli.experts_cache import ExpertsCache
+from doran.cli.experts_cache import ExpertsCache, check_streaming
 from doran.cli.loading import model_folder, open_model
 from doran.cli.options import Dtype, RunsDir, Seed, Threads, use_threads
 from doran.cli.speculating import DraftTokens, Speculate, speculation
@@ -46,6 +46,7 @@ def main(
 
     params = SamplingParams(max_new_tokens, temperature=temperature, seed=seed)
     ahead = speculation(speculate, draft_tokens)
+    check_streaming(experts_cache, speculate)
     folder = model_folder(model) if model is not None else latest(runs_dir)
     use_threads(threads)
     opened = open_model(folder, dtype, experts_cache=experts_cache)

@@ -33,6 +33,12 @@ def parse_size(text: str, option: str = "--experts-cache") -> int:
     return int(float(match[1]) * _FACTORS[match[2].upper()])
 
 
+def check_streaming(size: str | None, speculate: str) -> None:
+    """UsageError: drafts are for the native runner, which does not read experts from disk."""
+    if size is not None and speculate != "none":
+        raise UsageError(f"--speculate {speculate} does not work with --experts-cache", hint="leave one of them out")
+
+
 def open_streamed(folder: Path, dtype: str, size: str) -> Decoder:
     """The model of a folder with `size` for its experts. OutOfMemory, before anything is loaded, where what stays in
     memory and the cache do not fit together."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from doran.base.errors import UsageError
-from doran.cli.experts_cache import ExpertsCache, experts_report
+from doran.cli.experts_cache import ExpertsCache, check_streaming, experts_report
 from doran.cli.loading import Opened, open_model
 from doran.cli.options import Dtype, Json, ModelDir, Seed, Threads, parse_token_ids, print_json, use_threads
 from doran.cli.speculating import DraftTokens, Speculate, speculation
@@ -73,6 +73,7 @@ def main(
     }
     SamplingParams(**params)  # refuse a wrong value before the weights are read
     ahead = speculation(speculate, draft_tokens)
+    check_streaming(experts_cache, speculate)
     use_threads(threads)
     opened = open_model(model, dtype, given_ids is None, experts_cache)
     ids, in_thought = (

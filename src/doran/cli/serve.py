@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from doran.base.errors import UsageError
-from doran.cli.experts_cache import ExpertsCache
+from doran.cli.experts_cache import ExpertsCache, check_streaming
 from doran.cli.loading import model_folder, open_model
 from doran.cli.options import Dtype, RunsDir, Threads, say, use_threads
 from doran.cli.speculating import DraftTokens, Speculate, speculation
@@ -94,6 +94,7 @@ def main(
     }  # fmt: skip
     settings = build(ServeSettings, given, where="options")
     ahead = speculation(speculate, draft_tokens)
+    check_streaming(experts_cache, speculate)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     use_threads(threads)
     opened = open_model(folder, dtype, experts_cache=experts_cache)
