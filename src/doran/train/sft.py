@@ -77,7 +77,8 @@ def run_sft(
 
     def start(first: int) -> StepFn:
         if first == 0 and settings.rehearse and world.size == 1:
-            rehearse_lm(loop.model, take(largest(plan, [len(ids) - 1 for ids, _ in samples]))[0], settings)
+            batch = plan.index(largest(plan, [len(ids) - 1 for ids, _ in samples]))
+            rehearse_lm(loop.model, take(batch)[0], settings)
         return lm_step_fn(loop, take)
 
     return loop.run(start)
