@@ -1,4 +1,4 @@
-"""tools/kill_test.py in small: a few kills of one job, and the other kinds of trouble. The full run is in docs/bench.md."""
+"""tools/kill_test.py in small: a few kills of one job, and the other kinds of trouble. In full: docs/bench.md."""
 
 from __future__ import annotations
 
