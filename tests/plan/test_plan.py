@@ -43,12 +43,21 @@ def test_weights_gradients_and_adam_take_16_bytes_a_parameter():
     assert memory.weights + memory.gradients + memory.optimizer == 16 * stored
     assert training_memory(config, 1, dtype_bytes=2).weights == 6 * stored
     assert training_memory(config, 1, optimizer="muon").optimizer == 4 * stored
+    assert training_memory(config, 1, optimizer="adamw8bit").optimizer == round((2 + 8 / 256) * stored)
 
 
 def test_the_peak_holds_activations_or_cache_but_not_both():
     one = Memory(weights=100, activations=7, cache=5, runtime=0)
     assert one.peak == replace(one, cache=0).peak < replace(one, cache=9).peak
     assert one.parts() == {"weights": 100, "activations": 7, "cache": 5}
+
+
+def test_activation_checkpointing_takes_less_memory_and_more_time():
+    config = presets.tiny(num_hidden_layers=8)
+    one, more = (Pretrain(steps=2, tokens_per_step=4096, length=100, activation_checkpointing=c) for c in (False, True))
+    plain, again = plan_pretrain(config, one), plan_pretrain(config, more)
+    assert again.memory.activations < 0.5 * plain.memory.activations and again.memory.weights == plain.memory.weights
+    assert plain.total.seconds < again.total.seconds < 1.5 * plain.total.seconds and again.total.flops == plain.total.flops
 
 
 def test_logits_in_pieces_save_memory():
