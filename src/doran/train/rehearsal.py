@@ -47,7 +47,7 @@ def rehearse_grpo(model: Decoder, prompts: Sequence[Sequence[int]], s: GrpoSetti
     _drop_gradients(model)
 
 
-def largest(plan: Sequence[Sequence[int]], lengths: Sequence[int]) -> Sequence[int]:
+def largest(plan: Sequence[list[int]], lengths: Sequence[int]) -> list[int]:
     """The batch with the most tokens; of equal ones that with the longest sample."""
     key: Callable[[Sequence[int]], tuple[int, int]] = lambda batch: (  # noqa: E731
         sum(lengths[i] for i in batch), max(lengths[i] for i in batch)
