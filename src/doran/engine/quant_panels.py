@@ -1,7 +1,7 @@
 """A quantised model's weights for the native decoder: its packed matrices, fused where a step wants them fused.
 
-Matrices are shared with the model, not copied: after fusing, its q, k and v are views of the one matrix. MLA's queries
-and latents alone are packed again, in the order of their rotated rows. The plain form is panels.py.
+Matrices are shared with the model, whose own are from then on views of a block a layer (settle.py). MLA's queries and
+latents alone are packed again, in the order of their rotated rows. The plain form is panels.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from doran.engine.panels import POINTERS, Packed, padded, panels, rotary_orders, vector
+from doran.engine.settle import settle
 from doran.formats.quant import Stored, concatenate
 from doran.layers.gqa import GroupedAttention
 from doran.layers.linear import QuantEmbedding, QuantExperts, QuantLinear, QuantSwiGLU, pack
@@ -25,10 +26,11 @@ from doran.native import quant
 _MATRICES = POINTERS[9:19]
 
 
-def covers_packed(model: Decoder) -> bool:
-    """Can the native decoder run this quantised model? Every matrix it multiplies must be packed, fused ones alike."""
+def covers_packed(model: Decoder, mtp: bool = False) -> bool:
+    """Can the native decoder run this quantised model, its MTP module too where that is asked for? Every matrix it
+    multiplies must be packed, fused ones alike."""
     head = model.lm_head if model.lm_head is not None else model.tied_head
-    layers = list(model.model.layers[: model.config.num_hidden_layers])
+    layers = list(model.model.layers[: model.config.num_hidden_layers + mtp])
     return (
         isinstance(head, QuantLinear)
         and isinstance(model.model.embed_tokens, QuantEmbedding)
@@ -75,13 +77,19 @@ class QuantPanels(Packed):
         head = model.lm_head if model.lm_head is not None else model.tied_head
         embed = model.model.embed_tokens
         assert isinstance(head, QuantLinear) and isinstance(embed, QuantEmbedding)
+        settle([head.packed.data], model)
         table = head.packed if head is model.tied_head else pack(embed.table)
         self.embed_kind, self.head_kind = 1 + table.layout, 1 + head.packed.layout
-        self._held = [table, head.packed]
         self.globals = [table.data, vector(model.model.norm.weight), head.packed.data]
         self._kinds: dict[str, int] = {}
         layers = model.model.layers[: model.config.num_hidden_layers]
         self.layers = [self._layer(model.config, layer) for layer in layers]  # type: ignore[arg-type]
+
+    def _joining(self, eh_proj: nn.Module) -> Tensor:
+        if not isinstance(eh_proj, QuantLinear):
+            return super()._joining(eh_proj)
+        self.eh_kind = 1 + eh_proj.packed.layout
+        return eh_proj.packed.data
 
     def _layer(self, config: object, layer: DecoderLayer) -> list[Tensor | None]:
         self._kinds = {}
@@ -105,7 +113,7 @@ class QuantPanels(Packed):
         if mlp is not None:
             parts |= {"gate_up": self._take("gate_up", mlp.gate_up), "down": self._take("down", mlp.down)}
         parts["kinds"] = torch.tensor([self._kinds.get(name, 0) for name in _MATRICES])
-        return [parts.get(name) for name in POINTERS]
+        return settle((parts.get(name) for name in POINTERS), layer)
 
     def _take(self, name: str, matrix: quant.Packed) -> Tensor:
         self._kinds[name] = 1 + matrix.layout
