@@ -92,7 +92,7 @@ def write_models(folder: Path) -> tuple[Path, Path]:
 
     sentences = [sentence(random.Random(i)) for i in range(200)]
     tokenizer = train_bpe(sentences, vocab_size=400, whole_numbers_up_to=99)
-    made = []
+    made: list[Path] = []
     for name, family in (("teacher", "deepseek_v3"), ("student", "qwen2")):
         config = tiny(
             family, vocab_size=tokenizer.vocab_size, hidden_size=32, num_hidden_layers=2, max_position_embeddings=256,

@@ -26,7 +26,9 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,10 +208,13 @@ def torture(name: str, job: Job, folder: Path, kills: int, wanted: dict[str, Any
 
 def trouble(job: Job, folder: Path, wanted: dict[str, Any]) -> dict[str, str]:
     """The other kinds of trouble with one job: what happened, "ok" first where all was as it should be."""
-    cases = {
-        "torn checkpoint": torn_checkpoint, "torn rows": torn_rows, "Ctrl-C": lambda *a: interrupt(*a, signal.SIGINT),
-        "SIGTERM": lambda *a: interrupt(*a, signal.SIGTERM), "full disk": full_disk,
-    }  # fmt: skip
+    cases: dict[str, Callable[[Job, Path, dict[str, Any]], str]] = {
+        "torn checkpoint": torn_checkpoint,
+        "torn rows": torn_rows,
+        "Ctrl-C": partial(interrupt, number=signal.SIGINT),
+        "SIGTERM": partial(interrupt, number=signal.SIGTERM),
+        "full disk": full_disk,
+    }
     found = {}
     for name, case in cases.items():
         out = folder / name.replace(" ", "-")
