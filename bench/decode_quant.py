@@ -9,6 +9,7 @@ over seconds and the read bandwidth measured in the same process. A peer runs in
 
 from __future__ import annotations
 
+import ctypes
 import json
 import statistics
 import subprocess
@@ -28,11 +29,13 @@ from doran.arch.count import quantized
 from doran.arch.tensors import tensors
 from doran.engine.native_runner import NativeRunner
 from doran.engine.runner import Runner, make_runner
+from doran.engine.settle import fresh
 from doran.formats import quant
 from doran.formats.quant import Stored
 from doran.models.decoder import Decoder
 from doran.models.export_gguf import write_gguf
 from doran.models.packed import assemble
+from doran.native.build import library
 
 SHAPES = {
     "dense": ModelConfig(
@@ -107,10 +110,11 @@ class RandomSource:
 
 
 def bandwidth() -> float:
-    """Bytes a second that a sum over a gigabyte reads: the median of five."""
-    big = torch.ones(1 << 28)
-    times = [timed(lambda: big.sum()) for _ in range(6)][1:]
-    return big.numel() * 4 / statistics.median(times)
+    """Bytes a second that all threads read of a gigabyte on large pages: the best of nine, for it is a limit."""
+    big = fresh(1 << 30).fill_(1)
+    read = library().read_words  # type: ignore[union-attr]
+    words = ctypes.c_void_p(big.data_ptr()), ctypes.c_int64(big.numel() // 8)
+    return big.numel() / min(timed(partial(read, *words)) for _ in range(9))
 
 
 def timed(work: Callable[[], Any]) -> float:

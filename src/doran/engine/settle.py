@@ -24,7 +24,7 @@ def settle(tensors: Iterable[Tensor | None], holders: nn.Module) -> list[Tensor 
     parts of the copies, so that nothing is held twice."""
     given = list(tensors)
     sizes = [0 if t is None else -(-t.nbytes // _LINE) * _LINE for t in given]
-    block, at = _block(sum(sizes)), 0
+    block, at = fresh(sum(sizes)), 0
     moved: dict[int, tuple[int, Tensor]] = {}
     settled: list[Tensor | None] = []
     for t, size in zip(given, sizes, strict=True):
@@ -43,8 +43,8 @@ def settle(tensors: Iterable[Tensor | None], holders: nn.Module) -> list[Tensor 
     return settled
 
 
-def _block(size: int) -> Tensor:
-    """Fresh memory (uint8) that begins with a large page."""
+def fresh(size: int) -> Tensor:
+    """Untouched memory (uint8) on large pages."""
     mapped = mmap.mmap(-1, size + _LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         mapped.madvise(mmap.MADV_HUGEPAGE)

@@ -61,8 +61,12 @@ struct Team {  // threads that share one piece of work, column by column; a team
         if (size == 1) return;
         turn++;
         arrived->fetch_add(1, std::memory_order_acq_rel);
-        for (int spins = 0; arrived->load(std::memory_order_acquire) < turn * size; spins++)
-            if (spins > 4000) std::this_thread::yield();
+        for (int spins = 0; arrived->load(std::memory_order_acquire) < turn * size; spins++) {
+#if defined(__x86_64__)
+            __builtin_ia32_pause();
+#endif
+            if (spins > 20000) std::this_thread::yield();  // not sooner: whoever yields to a busy program is away for milliseconds
+        }
     }
     int64_t at(int64_t r, int64_t n, int64_t step) const { return std::min(n, (n + step - 1) / step * r / size * step); }
     int64_t from(int64_t n, int64_t step = 4) const { return at(rank, n, step); }

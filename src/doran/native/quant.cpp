@@ -86,3 +86,11 @@ extern "C" int64_t qmatmul(int64_t fmt, int64_t isa, const void* x, int64_t x_bf
     }
     return 0;
 }
+
+// The sum of `count` words, read by all threads in one stream each: for measuring what reading costs at best.
+extern "C" uint64_t read_words(const uint64_t* words, int64_t count) {
+    uint64_t sum = 0;
+#pragma omp parallel for reduction(+ : sum) schedule(static)
+    for (int64_t i = 0; i < count; i++) sum += words[i];
+    return sum;
+}
