@@ -96,7 +96,7 @@ class NativeRunner:
 
     def _open(self, shape: list[int], budget: int, arena: Arena) -> None:
         vocab_pad = -(-self.config.vocab_size // 16) * 16
-        rows = max(8, min(ROWS, LOGITS // vocab_pad))
+        rows = max(32, min(ROWS, LOGITS // vocab_pad))  # two whole tiles of packed products
         self._vocab_pad = vocab_pad
         layers = list(self._packed.layers)
         assert len(layers) == self.config.num_hidden_layers
