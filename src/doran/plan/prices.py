@@ -90,10 +90,10 @@ def _token_prices(path: Path, given: object) -> dict[str, tuple[float, float]]:
     """{model: (read, written)} from {model: [read, written]}. ConfigError names the model."""
     found: dict[str, tuple[float, float]] = {}
     for name, pair in given.items() if isinstance(given, Mapping) else [("usd_per_million_tokens", None)]:
-        good = isinstance(pair, (list, tuple)) and len(pair) == 2
-        if not good or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and v >= 0 for v in pair):
+        two = pair if isinstance(pair, (list, tuple)) and len(pair) == 2 else (-1, -1)
+        if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and v >= 0 for v in two):
             raise ConfigError(f"{path}: {name} is {pair!r}", hint="give prices for a million tokens: [read, written]")
-        found[str(name)] = (float(pair[0]), float(pair[1]))
+        found[str(name)] = (float(two[0]), float(two[1]))
     return found
 
 

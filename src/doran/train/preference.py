@@ -143,7 +143,9 @@ def open_reward(folder: Path, reads: str = "", style: str = "") -> Reader:
     folder = folder if (folder / "config.json").is_file() else folder / "model"
     model, tokenizer = load_reward(folder), Tokenizer.load(folder)
     notes = read_json(folder / NOTES) if (folder / NOTES).is_file() else {}  # somebody else's folder has none
-    found = {"reads": reads or notes.get("reads", "answer"), "style": style or notes.get("style", "chat")}
+    found: dict[str, Any] = {
+        "reads": reads or notes.get("reads", "answer"), "style": style or notes.get("style", "chat"),
+    }  # fmt: skip
     for key, known in (("reads", ("answer", "whole")), ("style", ("chat", "plain"))):
         if found[key] not in known:
             raise ConfigError(f"{folder}: {key} is {found[key]!r}", hint=f"write {known[0]} or {known[1]}")
