@@ -1,4 +1,4 @@
-"""A model served from disk: bytes against the released checkpoint, times that move the right way, mistakes in a line."""
+"""A model served from disk: bytes against the released checkpoint, times that move the right way, one line a mistake."""
 
 from __future__ import annotations
 
