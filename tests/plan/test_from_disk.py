@@ -1,4 +1,4 @@
-"""A model served from disk: bytes against the released checkpoint, times that move the right way, one line a mistake."""
+"""A model served from disk: bytes as in the released checkpoint, times the right way round, one line each mistake."""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ def create_app(service: Service, keys: dict[str, str] | None = None) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.worker.start()
-        before, _ = sys.getswitchinterval(), gc.freeze()  # what is there now stays: the collector need not look at it
+        before = sys.getswitchinterval()
+        gc.freeze()  # what is there now stays: the collector need not look at it
         sys.setswitchinterval(SWITCH_SECONDS)
         yield
         sys.setswitchinterval(before)

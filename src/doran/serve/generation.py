@@ -173,13 +173,15 @@ class Generation:
             batch: list[tuple[int, Piece | Done]] = []
             failed: Exception | None = None
             for choice, event in _merged(got):
-                if isinstance(event, Ended):
-                    self._open -= 1
-                    event = self._done(choice, event)
-                    failed = event.error
-                    if failed:
-                        break
-                batch.append((choice, event))
+                if isinstance(event, Piece):
+                    batch.append((choice, event))
+                    continue
+                self._open -= 1
+                done = self._done(choice, event)
+                failed = done.error
+                if failed:
+                    break
+                batch.append((choice, done))
             if batch:
                 yield batch
             if failed:
@@ -208,11 +210,11 @@ def _merged(events: list[tuple[int, Piece | Ended]]) -> list[tuple[int, Piece | 
     latest: dict[int, int] = {}  # choice -> its last event's place in `out`
     for choice, event in events:
         before = out[latest[choice]][1] if choice in latest else None
-        joins = isinstance(event, Piece) and isinstance(before, Piece) and event.kind != "call"
-        if joins and (before.kind, before.call) == (event.kind, event.call):  # type: ignore[union-attr]
-            joined = Piece(event.kind, before.text + event.text, event.call, before.tokens + event.tokens)  # type: ignore[union-attr]
-            out[latest[choice]] = choice, joined
-            continue
+        if isinstance(event, Piece) and isinstance(before, Piece):
+            if event.kind != "call" and (before.kind, before.call) == (event.kind, event.call):
+                joined = Piece(event.kind, before.text + event.text, event.call, before.tokens + event.tokens)
+                out[latest[choice]] = choice, joined
+                continue
         latest[choice] = len(out)
         out.append((choice, event))
     return out

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from doran.engine.control import StopStrings, Token
 from doran.serve.language import Guard, Place
-from doran.serve.limits import EVERY, PATIENCE, Limits, find_loop
+from doran.serve.limits import EVERY, MIN_REPEATS, MIN_TOKENS, PATIENCE, Limits, find_loop
 from doran.serve.structure import Grammars, Matcher
 from doran.serve.tools import ToolFormat, ToolReader
 from doran.text.detok import Detokenizer
@@ -219,8 +219,8 @@ class Reply:
         if not limits.loop_guard:
             return True
         looks = range(-(-(before + (not inside)) // EVERY) * EVERY, before + count + (not inside), EVERY)
-        kind = () if inside else LONG_LOOP
-        return not any(find_loop(self.tokens, *kind, end=end) for end in looks)
+        repeats, least = (MIN_REPEATS, MIN_TOKENS) if inside else LONG_LOOP
+        return not any(find_loop(self.tokens, repeats, least, end) for end in looks)
 
     # ---- after it -------------------------------------------------------------------------------------------------
 
@@ -233,7 +233,7 @@ class Reply:
             self.finish("stop")
             return True
         was_inside, had_matcher = self._inside, self._matcher is not None
-        self.reasoning_tokens += was_inside or token.id == self._open_id
+        self.reasoning_tokens += was_inside or (self.plan.split and token.id == self._open_id)
         guard = self._guard()
         self._place = (guard.after(self._place, token.id) if guard else None) or Place()
         if self.plan.keep_tokens and not was_inside and token.id != self._open_id:

@@ -156,7 +156,7 @@ def accumulate(
 
 
 def take_part(model: Decoder, batch: Pack, s: GrpoSettings, stats: RouterStats) -> None:
-    """An empty share: a forward and a backward of zeros, since other processes may need this one's weights meanwhile."""
+    """An empty share: a forward and a backward of zeros, since others may need this process's weights meanwhile."""
     with torch.autocast(batch.tokens_T.device.type, dtype=torch.bfloat16, enabled=s.bf16), stats.counting(False):
         h_TD = model(batch.tokens_T, batch.positions_T, PackedAttend(batch.cu_seqlens), stats)
         nothing = model.logits(h_TD).sum() * 0.0
