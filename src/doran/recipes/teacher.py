@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -128,7 +129,7 @@ class EndpointTeacher:
     """A model behind a server. `price`: USD for a million tokens, read and written; None: not known, counted as 0.
 
     A question that the server refuses is counted and left out. A server that fails ends the asking: requests that are
-    under way are waited for and kept, since they are paid; the rest is not sent.
+    under way are waited for and kept, since they are paid, and no other is sent.
     """
 
     sampler: EndpointSampler
@@ -145,27 +146,34 @@ class EndpointTeacher:
     def ask(self, questions: Sequence[Question], wanted: Sequence[Slot], keep: Keep) -> None:
         """EndpointError: the server failed, or refuses everything. BudgetReached, Interrupted: as they say."""
         stop: DoranError | None = None
-        done = 0
+        failure: EndpointError | None = None
+        done, slots = 0, iter(wanted)
+        asked: dict[Future[Said], Slot] = {}
         with ThreadPoolExecutor(self.sampler.parallel) as pool:
-            waiting = {pool.submit(self._one, questions[i], j): (i, j) for i, j in wanted}
-            left = set(waiting)
-            while left:
+            while True:
+                if not (stop or failure):
+                    for i, j in islice(slots, self.sampler.parallel - len(asked)):
+                        asked[pool.submit(self._one, questions[i], j)] = (i, j)
+                if not asked:
+                    break
                 try:
-                    ready, left = wait(left, return_when=FIRST_COMPLETED)
+                    ready, _ = wait(asked, return_when=FIRST_COMPLETED)
                 except KeyboardInterrupt:
-                    ready, stop = set(), stop or Interrupted("stopped while asking the teacher", hint=CONTINUE)
+                    stop = stop or Interrupted("stopped while asking the teacher", hint=CONTINUE)
+                    continue
                 for future in ready:
+                    slot = asked.pop(future)
                     try:
-                        keep(waiting[future], self._paid(future))
+                        keep(slot, self._paid(future))
                         done += 1
                     except EndpointError as error:
-                        stop = stop or EndpointError(
-                            f"{error.message}; {done} of {len(wanted)} replies came before that",
-                            hint="they are kept: when the server is well again, the same command asks for the rest",
-                        )
+                        failure = failure or error
                 stop = stop or self._enough()
-                if stop:
-                    left = {future for future in left if not future.cancel()}
+        if failure:
+            raise EndpointError(
+                f"{failure.message}; {done} of {len(wanted)} replies came before that",
+                hint="they are kept: when the server is well again, the same command asks for the rest",
+            )
         if stop:
             raise stop
 
