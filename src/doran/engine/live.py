@@ -68,6 +68,11 @@ class Live:
         return self._engine.max_batch - len(self._scheduler.running)
 
     @property
+    def free_blocks(self) -> int | None:
+        """Blocks of the cache that no running request holds; None where the cache has no blocks."""
+        return self._runner.free_blocks if isinstance(self._runner, NativeRunner) else None
+
+    @property
     def num_running(self) -> int:
         """Requests that hold a slot."""
         return len(self._scheduler.running)
@@ -288,6 +293,8 @@ class Live:
             self._window.apply(moves)
             for move in moves:
                 self._runner.cache.move(move.src, move.dst)
+            if isinstance(self._runner, NativeRunner):
+                self._runner.only(len(self._scheduler.running))
             self._mix(self._running())
 
     def _forget_waiting(self, number: int) -> None:

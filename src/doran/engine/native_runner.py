@@ -132,6 +132,11 @@ class NativeRunner:
         """Do that many slots of that many positions fit, were nothing shared?"""
         return rows * -(-length // BLOCK) <= self.num_blocks
 
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that nobody uses."""
+        return self._call("decoder_free_blocks")
+
     def move(self, src: int, dst: int) -> None:
         """Slot `dst` becomes slot `src`; only the table changes."""
         self._call("decoder_move", src, dst)
@@ -144,7 +149,7 @@ class NativeRunner:
 
     def prefill(self, prompts: Sequence[Sequence[int]], copies: Sequence[int], first: int) -> Tensor:
         """Fill slots first, ... with prompt g copies[g] times, computed once; logits_NV of the slots' last tokens."""
-        self._only(first)
+        self.only(first)
         slots = [first + before for before in accumulate(copies, initial=0)]
         self._used = slots.pop()
         self._need_positions(max(map(len, prompts)))
@@ -157,7 +162,7 @@ class NativeRunner:
 
     def decode(self, tokens_N: Tensor, lengths_N: Tensor) -> Tensor:
         """Feed one token to each of the slots 0..N-1, at position lengths_N; logits_NV of what comes next."""
-        self._only(len(tokens_N))
+        self.only(len(tokens_N))
         lengths = lengths_N.tolist()
         self._need_positions(max(lengths) + 1)
         return self._feed(tokens_N.tolist(), [1] * len(lengths), list(range(len(lengths))), lengths)
@@ -167,7 +172,7 @@ class NativeRunner:
 
         A step gives each slot one token, or more where it speculates.
         """
-        self._only(count)
+        self.only(count)
         drafts = self.speculation.draft_tokens if self.speculation.drafts != "none" else 0
         self._need_positions(min(int(slots.lengths_S[:count].max()) + most * (1 + drafts) + 1, self.capacity))
         ended_N = torch.zeros(count, dtype=torch.uint8)
@@ -201,8 +206,8 @@ class NativeRunner:
         self._checked(self._call("decoder_feed", *arrays, len(counts), logits, self.threads))
         return logits[:, : self.config.vocab_size]
 
-    def _only(self, live: int) -> None:
-        """Slots from `live` on hold nothing any more."""
+    def only(self, live: int) -> None:
+        """Slots from `live` on hold nothing any more: their blocks are free."""
         if live < self._used:
             self._call("decoder_release", live, self._used)
         self._used = live

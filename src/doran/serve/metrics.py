@@ -29,6 +29,9 @@ class Metrics:
         self.first = Histogram("doran_first_token_seconds", "To the first piece", buckets=SECONDS, registry=r)
         self.whole = Histogram("doran_completion_seconds", "To the end", buckets=SECONDS, registry=r)
         Gauge("doran_free_slots", "Slots without a request", registry=r).set_function(lambda: worker.free_slots)
+        if worker.free_blocks is not None:
+            blocks = Gauge("doran_free_blocks", "Cache blocks without a request", registry=r)
+            blocks.set_function(lambda: worker.free_blocks or 0)
         Gauge("doran_running", "Requests that hold a slot", registry=r).set_function(lambda: worker.num_running)
         Gauge("doran_pending", "Requests that run or wait", registry=r).set_function(lambda: worker.pending)
         if worker.engine.model.expert_cache is not None:

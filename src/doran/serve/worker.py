@@ -88,6 +88,11 @@ class Worker:
         return self._live.free_slots
 
     @property
+    def free_blocks(self) -> int | None:
+        """Blocks of the cache that nobody holds; None where it has none."""
+        return self._live.free_blocks
+
+    @property
     def num_running(self) -> int:
         """Requests that hold a slot."""
         return self._live.num_running
