@@ -128,14 +128,15 @@ def ask(url: str, seed: int, max_tokens: int, stream: bool) -> str:
     if not stream:
         message = got.choices[0].message
         return (getattr(message, "reasoning", None) or "") + (message.content or "")
-    parts, ended = [], False
+    thought, answer, ended = "", "", False  # apart: random weights may think in the middle of an answer
     for chunk in got:
         for choice in chunk.choices:
-            parts.append((getattr(choice.delta, "reasoning", None) or "") + (choice.delta.content or ""))
+            thought += getattr(choice.delta, "reasoning", None) or ""
+            answer += choice.delta.content or ""
             ended = ended or choice.finish_reason is not None
     if not ended:
         raise EOFError("the stream ended without a finish_reason")  # what a client takes for whole, and is not
-    return "".join(parts)
+    return thought + answer
 
 
 def tried(url: str, seed: int, max_tokens: int, stream: bool) -> tuple[str, str]:
