@@ -75,7 +75,8 @@ function factsOf(message, words, settings) {
   const { usage, seconds, firstSeconds } = message, out = [];
   if (usage) {
     out.push(words.tokens(usage.tokens));
-    const busy = seconds - (firstSeconds ?? 0);
+    const behind = seconds - (firstSeconds ?? 0);
+    const busy = behind > 0.02 ? behind : seconds; // a short answer comes in one piece: its whole time then
     if (usage.tokens > 1 && busy > 0.02) out.push(words.speed((usage.tokens - 1) / busy));
   }
   if (seconds !== undefined) out.push(words.took(seconds));
