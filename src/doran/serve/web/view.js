@@ -77,7 +77,7 @@ function factsOf(message, words, settings) {
     out.push(words.tokens(usage.tokens));
     const behind = seconds - (firstSeconds ?? 0);
     const busy = behind > 0.02 ? behind : seconds; // a short answer comes in one piece: its whole time then
-    if (usage.tokens > 1 && busy > 0.02) out.push(words.speed((usage.tokens - 1) / busy));
+    if (usage.tokens > 1 && busy > 0) out.push(words.speed((usage.tokens - 1) / busy));
   }
   if (seconds !== undefined) out.push(words.took(seconds));
   const price = usage && priceOf(usage, settings);
