@@ -29,13 +29,13 @@ from doran.arch.count import quantized
 from doran.arch.tensors import tensors
 from doran.engine.native_runner import NativeRunner
 from doran.engine.runner import Runner, make_runner
-from doran.engine.settle import fresh
 from doran.formats import quant
 from doran.formats.quant import Stored
 from doran.models.decoder import Decoder
 from doran.models.export_gguf import write_gguf
 from doran.models.packed import assemble
 from doran.native.build import library
+from doran.native.pages import fresh
 
 SHAPES = {
     "dense": ModelConfig(

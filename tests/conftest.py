@@ -21,11 +21,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 if not os.path.exists("/dev/nvidia0"):
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's kernels, where it is installed, run without a GPU
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).parent))  # for stub_server.py: importlib mode leaves the folder off the path
 
 # A busy machine is not a failure, and a failure must come back on the next run.
 settings.register_profile("doran", deadline=None, derandomize=True, max_examples=50)

@@ -7,9 +7,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 from doran.base.files import read_json, sha256_file
 from doran.base.runlog import read_metrics
 from doran.cli import app
+from stub_server import server
 
 SAID = "<think>three and four</think>7"
 LEARN = ("train.lr=0.01", "train.warmup_steps=0", "train.weight_decay=0.0", "train.bf16=false", "--threads", 1)
@@ -55,34 +53,12 @@ def teacher(foreign_qwen2: Path, questions: Path, tmp_path_factory: pytest.TempP
     return out / "run" / "model"
 
 
-@contextmanager
-def server(answer: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """An OpenAI-compatible server that says `answer(number of the request)`: (HTTP code, text)."""
-    seen: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            code, text = answer(len(seen))
-            message = {"role": "assistant", "content": text.rpartition("</think>")[2],
-                       "reasoning_content": text.partition("</think>")[0].removeprefix("<think>")}  # fmt: skip
-            usage = {"prompt_tokens": 1000, "completion_tokens": 3000}
-            body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}).encode()
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{made.server_port}", seen
-    finally:
-        made.shutdown()
-        made.server_close()
+def spoken(code: int, text: str) -> tuple[int, dict[str, Any]]:
+    """A chat completion that says `text`, its thought apart."""
+    message = {"role": "assistant", "content": text.rpartition("</think>")[2],
+               "reasoning_content": text.partition("</think>")[0].removeprefix("<think>")}  # fmt: skip
+    usage = {"prompt_tokens": 1000, "completion_tokens": 3000}
+    return code, {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
 
 
 def command(teacher: object, student: Path, questions: Path, out: Path, *more: object) -> list[object]:
@@ -171,10 +147,10 @@ def test_a_server_teaches_dies_and_is_not_asked_twice(
                                     "--samples", 2, "train.epochs=1"))  # fmt: skip
 
     down = [True]
-    with server(lambda n: (500, "") if down[0] and n > 5 else (200, SAID)) as (url, seen):
+    with server(lambda body, n: spoken(500, "") if down[0] and n > 5 else spoken(200, SAID)) as (url, seen):
         code, _, err = asked(url)
         assert code == 1 and "5 of 12 replies came before that" in err and "refused with 500" in err
-        assert not (out / "samples.jsonl").exists() and seen[0]["model"] == "big"
+        assert not (out / "samples.jsonl").exists() and seen[0][1]["model"] == "big"
         assert read_json(out / "seconds.json")["bought_usd"] == pytest.approx(5 * 0.0065)
         down[0] = False
         paid = len([row for row in (out / "replies.jsonl").read_text().splitlines() if row])

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 
 from doran.base.errors import UsageError
@@ -15,34 +9,7 @@ from doran.engine.request import SamplingParams
 from doran.evals.endpoint import EndpointError, EndpointSampler, spoken
 from doran.evals.samples import evaluate_kept
 from doran.tasks.task import Item, right, wrong
-
-
-@contextmanager
-def server(answer, cut: int = 0) -> Iterator[tuple[str, list]]:
-    seen: list = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append((self.path, body, self.headers.get("Authorization")))
-            code, value = answer(body, len(seen))
-            payload = value if isinstance(value, bytes) else json.dumps(value).encode()
-            self.send_response(code)
-            promised = len(payload) + (9 if len(seen) <= cut else 0)  # the first `cut` answers break off
-            self.send_header("Content-Length", str(promised))
-            self.end_headers()
-            self.wfile.write(payload)
-
-        def log_message(self, *args) -> None:
-            pass
-
-    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{made.server_port}", seen
-    finally:
-        made.shutdown()
-        made.server_close()
+from stub_server import server
 
 
 def said(content="7", reason="stop", thought=None):

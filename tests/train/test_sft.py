@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from doran.base.batches import by_tokens
 from doran.base.config import build as build_settings
 from doran.base.errors import ConfigError, DataError
 from doran.base.runlog import read_metrics
@@ -12,7 +13,7 @@ from doran.layers.attention import PackedAttend
 from doran.layers.lora import add_lora
 from doran.layers.moe import RouterStats
 from doran.models.weights import load_model
-from doran.train.batch import by_tokens, pack
+from doran.train.batch import pack
 from doran.train.loop import module_tensors
 from doran.train.losses import IGNORE
 from doran.train.pretrain import lm_loss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,14 +16,18 @@ from doran.cli.loading import model_folder, open_model
 from doran.cli.options import Json, Limit, ModelDir, OutDir, Overrides, Threads, print_json, say, use_threads
 from doran.cli.sft import Rename, renamed
 
+if TYPE_CHECKING:
+    from doran.data.pairs import Pair
+
+PairsFile = Annotated[
+    Path, typer.Option("--data", metavar="FILE", help="JSONL or Parquet: prompt, chosen, rejected; as TRL has it.")
+]
 KINDS = {"helpful": "answer", "harmless": "whole"}
 
 
 def main(
     model: ModelDir,
-    data: Annotated[
-        Path, typer.Option("--data", metavar="FILE", help="JSONL or Parquet: prompt, chosen, rejected; as TRL has it.")
-    ],
+    data: PairsFile,
     out: OutDir,
     overrides: Overrides = None,
     kind: Annotated[
@@ -48,7 +52,6 @@ def main(
 
     Example: doran reward-model --model DIR --data pairs.jsonl --out runs/helpful train.lr=1e-5
     """
-    from doran.data.pairs import read_pairs
     from doran.models.reward import RewardModel
     from doran.recipes.single import metered
     from doran.train.preference import NOTES, Reading, RewardSettings, padding_id, read_ids, run_preference
@@ -61,9 +64,7 @@ def main(
     if not 0 <= held_out < 1:
         raise UsageError(f"--held-out {held_out:g}: not a share", hint="give a number from 0 to below 1, such as 0.1")
     train = build(Settings, apply_overrides({}, overrides or []), where="settings").train
-    pairs = list(read_pairs(data, renamed(rename or [])))
-    if not pairs:
-        raise DataError(f"{data}: no rows", hint="give a file with one JSON object a line")
+    pairs = pairs_in(data, rename)
     folder = model_folder(model)
     use_threads(threads)
     opened = open_model(folder)
@@ -87,9 +88,7 @@ def main(
 
 def score(
     model: ModelDir,
-    data: Annotated[
-        Path, typer.Option("--data", metavar="FILE", help="JSONL or Parquet: prompt, chosen, rejected; as TRL has it.")
-    ],
+    data: PairsFile,
     rename: Rename = None,
     as_json: Json = False,
     threads: Threads = None,
@@ -98,20 +97,27 @@ def score(
 
     Example: doran reward-model score --model runs/helpful --data others.jsonl
     """
-    from doran.data.pairs import read_pairs
     from doran.train.preference import measured, open_reward, read_ids
 
     use_threads(threads)
     reader = open_reward(model)
-    pairs = list(read_pairs(data, renamed(rename or [])))
-    if not pairs:
-        raise DataError(f"{data}: no rows", hint="give a file with one JSON object a line")
+    pairs = pairs_in(data, rename)
     usable = read_ids(pairs, reader.reading, reader.model.decoder.config.max_position_embeddings, 0.0)
     found = {**measured(reader.model, usable.learned), "dropped": usable.dropped, "held_out": True}
     if as_json:
         print_json({"model": str(model), "data": str(data), **found})
     else:
         print("\n".join(summary(found)))
+
+
+def pairs_in(data: Path, rename: list[str] | None) -> list[Pair]:
+    """The file's pairs. DataError where there are none."""
+    from doran.data.pairs import read_pairs
+
+    pairs = list(read_pairs(data, renamed(rename or [])))
+    if not pairs:
+        raise DataError(f"{data}: no rows", hint="give a file with one JSON object a line")
+    return pairs
 
 
 def told(dropped: dict[str, int]) -> str:

@@ -275,9 +275,7 @@ class Live:
 
     def _mix(self, rows: Sequence[Row]) -> None:
         """What no running request asks of the sampler, it skips."""
-        params = [r.request.params for r in rows]
-        self._window.params.any_greedy = any(p.temperature == 0 for p in params)
-        self._window.params.any_cuts = any(p.cuts for p in params)
+        self._window.params.skip_what_none_asks([r.request.params for r in rows])
 
     def _close(self, ends: Iterable[tuple[int, *End]]) -> None:
         """Who has ended leaves, and hears of it."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from doran.base.errors import DoranError, UsageError, suggest
+from doran.base.post import post
 from doran.engine.request import Completion, SamplingParams
 from doran.models.decoder import Decoder
 from doran.models.weights import save_model
@@ -145,13 +145,8 @@ class RemoteEngine:
         return Completion(list(ids), list(logprobs), "stop" if reason == "stop" else "length")
 
     def _post(self, path: str, body: Body) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("OPENAI_API_KEY"):
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
-                text = reply.read()
+            text = post(self.url + path, body, os.environ.get("OPENAI_API_KEY"), PATIENCE)
             return json.loads(text) if text.strip() else {}
         except urllib.error.HTTPError as error:
             said = error.read().decode("utf-8", "replace")[:200]

@@ -33,14 +33,25 @@ class RowParams:
     @classmethod
     def of(cls, params: Sequence[SamplingParams]) -> RowParams:
         """One row for each."""
-        return cls(
+        made = cls(
             torch.tensor([p.temperature for p in params]),
             torch.tensor([p.top_k for p in params]),
             torch.tensor([p.top_p for p in params]),
             torch.tensor([p.min_p for p in params]),
-            any_greedy=any(p.temperature == 0 for p in params),
-            any_cuts=any(p.cuts for p in params),
         )
+        made.skip_what_none_asks(params)
+        return made
+
+    def put(self, first: int, params: Sequence[SamplingParams]) -> None:
+        """These requests in rows first, first + 1, ...; `any_greedy` and `any_cuts` stay as they are."""
+        new, where = RowParams.of(params), slice(first, first + len(params))
+        self.temperature_N[where], self.top_k_N[where] = new.temperature_N, new.top_k_N
+        self.top_p_N[where], self.min_p_N[where] = new.top_p_N, new.min_p_N
+
+    def skip_what_none_asks(self, params: Sequence[SamplingParams]) -> None:
+        """Set `any_greedy` and `any_cuts` for the requests that may run: what none asks of the sampler is skipped."""
+        self.any_greedy = any(p.temperature == 0 for p in params)
+        self.any_cuts = any(p.cuts for p in params)
 
     @property
     def cuts_N(self) -> Tensor:

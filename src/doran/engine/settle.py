@@ -1,22 +1,21 @@
 """Weights of one layer in one block of memory, in the order in which a step reads them, on large pages where there are
 any: with small ones a step spends an eighth of its time looking up addresses.
 
-Not an allocator: a block is mapped once, filled, and given back with its last view. Fresh from the system, because the
-heap hands out pages that were touched before, and those stay small.
+Not an allocator: a block is mapped once (native/pages.py), filled, and given back with its last view.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from doran.native.pages import fresh
 from doran.native.quant import Packed
 
-_LARGE, _LINE = 1 << 21, 64
+_LINE = 64
 
 
 def settle(tensors: Iterable[Tensor | None], holders: nn.Module) -> list[Tensor | None]:
@@ -41,16 +40,6 @@ def settle(tensors: Iterable[Tensor | None], holders: nn.Module) -> list[Tensor 
             if isinstance(value, Packed) and (found := moved.get(value.data.untyped_storage().data_ptr())):
                 setattr(module, name, replace(value, data=_same_part(value.data, *found)))
     return settled
-
-
-def fresh(size: int) -> Tensor:
-    """Untouched memory (uint8) on large pages."""
-    mapped = mmap.mmap(-1, size + _LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        mapped.madvise(mmap.MADV_HUGEPAGE)
-    block = torch.frombuffer(mapped, dtype=torch.uint8)
-    skip = -block.data_ptr() % _LARGE
-    return block[skip : skip + size]
 
 
 def _same_part(part: Tensor, start: int, copy: Tensor) -> Tensor:

@@ -28,8 +28,7 @@ class Slots:
         params = [r.params for r in requests]
         width, num_stops = max(p.max_new_tokens for p in params), max(len(p.stop_token_ids) for p in params)
         self.make(num_slots, width, num_stops)
-        self.params.any_greedy = any(p.temperature == 0 for p in params)
-        self.params.any_cuts = any(p.cuts for p in params)
+        self.params.skip_what_none_asks(params)
 
     def make(self, num_slots: int, width: int, num_stops: int) -> None:
         """Empty columns of these sizes."""
@@ -55,10 +54,7 @@ class Slots:
         self.lengths_S[rows] = torch.tensor([len(r.prompt_ids) for r in requests])
         self.steps_S[rows] = 0
         self.budget_S[rows] = torch.tensor([p.max_new_tokens for p in params])
-        self.params.temperature_N[rows] = torch.tensor([p.temperature for p in params])
-        self.params.top_k_N[rows] = torch.tensor([p.top_k for p in params])
-        self.params.top_p_N[rows] = torch.tensor([p.top_p for p in params])
-        self.params.min_p_N[rows] = torch.tensor([p.min_p for p in params])
+        self.params.put(first, params)
         width = self.stops_SK.shape[1]
         self.stops_SK[rows] = torch.tensor([(p.stop_token_ids + (-1,) * width)[:width] for p in params])
         for slot, r in enumerate(requests, first):

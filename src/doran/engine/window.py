@@ -64,13 +64,10 @@ class Window(Slots):
         if most > old_SK.shape[1]:
             self.stops_SK = torch.full((len(old_SK), most), -1)
             self.stops_SK[:, : old_SK.shape[1]] = old_SK
-        width, own = self.stops_SK.shape[1], self.params
+        width = self.stops_SK.shape[1]
         self.lengths_S[where] = torch.tensor([len(r.request.prompt_ids) for r in rows])
         self.stops_SK[where] = torch.tensor([(p.stop_token_ids + (-1,) * width)[:width] for p in params])
-        own.temperature_N[where] = torch.tensor([p.temperature for p in params])
-        own.top_k_N[where] = torch.tensor([p.top_k for p in params])
-        own.top_p_N[where] = torch.tensor([p.top_p for p in params])
-        own.min_p_N[where] = torch.tensor([p.min_p for p in params])
+        self.params.put(first, params)
         self.turn(first, rows)
 
     def turn(self, first: int, rows: Sequence[Row]) -> None:

@@ -13,12 +13,12 @@ import json
 import os
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from doran.base.errors import DoranError, UsageError
+from doran.base.post import post
 from doran.base.rng import seed_for
 from doran.evals.samples import Asked, Reply, cut_at_stop
 from doran.text.parse import CLOSE, OPEN
@@ -104,15 +104,10 @@ class EndpointSampler:
     def _post(self, body: dict[str, Any]) -> Any:
         """The server's JSON. A busy or restarting server is asked again, four times, waiting longer each time, or as
         long as it says."""
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.key_env):
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
         for attempt in range(RETRIES + 1):
             pause = self.wait * 2**attempt
             try:
-                with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
-                    return json.loads(reply.read())
+                return json.loads(post(self.url, body, os.environ.get(self.key_env), PATIENCE))
             except urllib.error.HTTPError as error:
                 if (error.code != 429 and error.code < 500) or attempt == RETRIES:
                     said = error.read().decode("utf-8", "replace")[:200]

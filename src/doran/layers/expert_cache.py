@@ -11,32 +11,21 @@ over its past visits goes, age in passes through the model; the sums of experts 
 from __future__ import annotations
 
 import heapq
-import mmap
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass, fields
 
-import torch
 from torch import Tensor
 
 from doran.base.errors import UsageError
+from doran.native.pages import fresh
 
 Key = tuple[int, int]  # (layer, expert)
 HALF = 64.0  # passes after which a visit counts half
 READERS = 4  # threads that read; disks want several requests at once
 _LARGEST = 2.0**500  # a weight at which all sums are scaled down
-
-
-def _pool(size: int) -> Tensor:
-    """Memory whose pages are taken when they are written; large ones where the system has them, for fewer look-ups."""
-    memory = mmap.mmap(-1, size)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 @dataclass
@@ -77,7 +66,7 @@ class ExpertCache:
                 hint=f"give it at least {-(-2 * slot_bytes // 2**20)}M, better a tenth of all experts: "
                 f"{-(-total * slot_bytes // 10 // 2**20)}M",
             )
-        self._slots = list(_pool(self.num_slots * slot_bytes).view(self.num_slots, slot_bytes))
+        self._slots = list(fresh(self.num_slots * slot_bytes).view(self.num_slots, slot_bytes))
         self._free = list(range(self.num_slots))
         self._held: dict[Key, int] = {}  # key -> slot, whole or being read
         self._reading: dict[Key, Future[None]] = {}

@@ -1,7 +1,7 @@
 """A reward model: a decoder whose head is one number, read at a text's last token. Folders are transformers' own.
 
 `AutoModelForSequenceClassification` (num_labels=1) loads what is written here with equal scores, and its folders of
-the same kind are read here. Not here: training (train/reward.py), texts and prompts, what a score is worth.
+the same kind are read here. Not here: training (train/preference.py), texts and prompts, what a score is worth.
 
 T tokens of all sequences in a row, S sequences, D hidden_size.
 """
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from doran.arch.config import FAMILIES, load_config
+from doran.base.batches import by_tokens
 from doran.base.errors import ArtifactError
 from doran.base.files import read_json, write_json
 from doran.formats.names import unstack
@@ -73,13 +74,7 @@ class RewardModel(nn.Module):
     def scores(self, sequences: Sequence[Sequence[int]], tokens_per_batch: int = 8192) -> list[float]:
         """The scores of many sequences, in batches of neighbours in length."""
         found = [0.0] * len(sequences)
-        order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
-        while order:
-            size, room = 0, tokens_per_batch
-            while size < len(order) and (size == 0 or len(sequences[order[size]]) <= room):
-                room -= len(sequences[order[size]])
-                size += 1
-            batch, order = order[:size], order[size:]
+        for batch in by_tokens([len(ids) for ids in sequences], tokens_per_batch):
             for i, value in zip(batch, self.read([sequences[i] for i in batch]).tolist(), strict=True):
                 found[i] = value
         return found

@@ -6,12 +6,16 @@ torch.distributed is imported until something is divided.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from doran.parallel.world import World
+
+Like = Callable[[str, torch.Size], "Tensor | None"]
+"""(name, shape) -> a tensor divided as one of this name is to be, None for a whole one."""
 
 
 def is_divided(t: Tensor) -> bool:

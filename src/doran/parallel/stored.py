@@ -7,7 +7,7 @@ by two or eight into theirs. A single process's file reads the same way. Not her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-Like = Callable[[str, torch.Size], "Tensor | None"]
+from doran.parallel.parts import Like
 
 
 def write(tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -13,13 +13,13 @@ import re
 import secrets
 import time
 import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from doran.base.errors import ConfigError
+from doran.base.post import post
 from doran.tasks.rewards import Asked, Case, RewardPart, Unjudged
 from doran.tasks.spec import options_of
 
@@ -100,11 +100,8 @@ class JudgeReward(RewardPart):
 
     def _post(self, body: dict[str, Any]) -> str:
         """The judge's text. Unjudged with the kind of failure."""
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
-                reply = json.loads(response.read(1 << 20))
+            reply = json.loads(post(self.url, body, self.key, self.timeout_s, 1 << 20))
             for name in ("prompt_tokens", "completion_tokens"):
                 self.usage[name] += int((reply.get("usage") or {}).get(name) or 0)
             return str(reply["choices"][0]["message"]["content"])

@@ -67,21 +67,3 @@ def own_part(whole: Pack, world: World, run: int = 1) -> tuple[Pack, float]:
 def idle_pack(device: torch.device | str = "cpu") -> Pack:
     """What a process without work takes part with: two tokens, nothing to learn."""
     return pack([([0, 0, 0], [False] * 3)], device)
-
-
-def by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices in micro-batches of at most `budget` tokens (a longer sample goes alone), longest first.
-
-    Longest first means the first micro-batch needs the most memory: a run that will not fit fails at once. Neighbours
-    in length also share attention buckets.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    groups: list[list[int]] = []
-    room = 0
-    for i in order:
-        if not groups or lengths[i] > room:
-            groups.append([])
-            room = budget
-        groups[-1].append(i)
-        room -= lengths[i]
-    return groups

@@ -15,23 +15,22 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from doran.base.errors import ArtifactError, DoranError
 from doran.base.files import sha256_file
+from doran.parallel.parts import Like
 from doran.parallel.world import SOLO, World
 
 KEEP = 2
-Like = Callable[[str, torch.Size], "Tensor | None"]
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 

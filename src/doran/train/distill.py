@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from doran.arch.count import logit_rows
+from doran.base.batches import by_tokens
 from doran.base.errors import DataError
 from doran.base.rng import python_rng, seed_for
 from doran.base.runlog import Progress
@@ -32,13 +33,13 @@ from doran.layers.lora import merged
 from doran.layers.moe import RouterStats, update_router_bias
 from doran.models.decoder import Decoder
 from doran.text.tokenizer import Tokenizer
-from doran.train.batch import ROUND_TOKENS, by_tokens, pack
+from doran.train.batch import ROUND_TOKENS, pack
 from doran.train.loop import Loop, Metrics, StepFn
 from doran.train.losses import IGNORE, token_logprobs
 from doran.train.losses.distill import on_policy_advantages, on_policy_loss, reverse_kl, topk_kl
 from doran.train.optim import build_optimizer
 from doran.train.pretrain import LmSettings, head_weight
-from doran.train.rehearsal import largest, rehearse_lm
+from doran.train.rehearsal import rehearse_lm
 from doran.train.samples import Dialect, Draw
 from doran.train.sft import Sample, SftSettings, batch_plan, check_samples, digest
 
@@ -177,8 +178,7 @@ def run_topk(
 
     def start(first: int) -> StepFn:
         if first == 0 and settings.rehearse:
-            batch = largest(plan, [len(ids) - 1 for ids, _ in samples])
-            rehearse_lm(model, pack([samples[i] for i in batch], round_to=ROUND_TOKENS), settings)
+            rehearse_lm(model, samples, plan, settings)
         return step_fn
 
     return loop.run(start)

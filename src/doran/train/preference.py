@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from doran.base.batches import by_tokens
 from doran.base.errors import ConfigError, DataError
 from doran.base.files import read_json, write_json
 from doran.base.rng import python_rng
@@ -31,7 +32,6 @@ from doran.layers.moe import RouterStats, update_router_bias
 from doran.models.reward import RewardModel, load_reward, save_reward
 from doran.tasks.answer import answer_part
 from doran.text.tokenizer import THINK_CLOSE, THINK_OPEN, Tokenizer
-from doran.train.batch import by_tokens
 from doran.train.loop import Loop, LoopSettings, Metrics, StepFn
 from doran.train.optim import build_optimizer
 from doran.train.schedule import ScheduleName

@@ -11,20 +11,25 @@ from collections.abc import Callable, Sequence
 import torch
 
 from doran.base.rng import python_rng
-from doran.data.packing import Pack
 from doran.engine.request import Completion
 from doran.layers.moe import RouterStats
 from doran.models.decoder import Decoder
+from doran.train.batch import ROUND_TOKENS, pack
 from doran.train.grpo_settings import GrpoSettings
 from doran.train.pretrain import LmSettings, lm_loss
 from doran.train.samples import Sample
 from doran.train.update import Means, accumulate, micro_batches
 
 
-def rehearse_lm(model: Decoder, pack: Pack, settings: LmSettings) -> None:
-    """One forward and backward pass of next-token training on `pack`; its gradients are dropped."""
-    with torch.autocast(pack.tokens_T.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
-        objective, _ = lm_loss(model, pack, RouterStats(balance=bool(settings.balance_alpha)), settings, 1, 1)
+def rehearse_lm(
+    model: Decoder, samples: Sequence[tuple[Sequence[int], Sequence[bool]]], plan: Sequence[list[int]],
+    settings: LmSettings,
+) -> None:  # fmt: skip
+    """One forward and backward pass of next-token training on the plan's largest batch; its gradients are dropped."""
+    batch = largest(plan, [len(ids) - 1 for ids, _ in samples])
+    packed = pack([samples[i] for i in batch], next(model.parameters()).device, ROUND_TOKENS)
+    with torch.autocast(packed.tokens_T.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
+        objective, _ = lm_loss(model, packed, RouterStats(balance=bool(settings.balance_alpha)), settings, 1, 1)
     objective.backward()
     _drop_gradients(model)
 

@@ -23,7 +23,7 @@ from doran.train.batch import ROUND_TOKENS, pack
 from doran.train.loop import Loop, StepFn, divided
 from doran.train.optim import build_optimizer
 from doran.train.pretrain import LmSettings, lm_step_fn
-from doran.train.rehearsal import largest, rehearse_lm
+from doran.train.rehearsal import rehearse_lm
 from doran.train.schedule import ScheduleName
 
 Sample = tuple[Sequence[int], Sequence[bool]]
@@ -77,8 +77,7 @@ def run_sft(
 
     def start(first: int) -> StepFn:
         if first == 0 and settings.rehearse and world.size == 1:
-            batch = plan.index(largest(plan, [len(ids) - 1 for ids, _ in samples]))
-            rehearse_lm(loop.model, take(batch)[0], settings)
+            rehearse_lm(loop.model, samples, plan, settings)
         return lm_step_fn(loop, take)
 
     return loop.run(start)

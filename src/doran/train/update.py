@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from doran.base.batches import by_tokens
 from doran.data.packing import Pack
 from doran.layers.attention import PackedAttend
 from doran.layers.moe import RouterStats, update_router_bias
 from doran.models.decoder import Decoder
 from doran.parallel.world import SOLO, World
-from doran.train.batch import ROUND_TOKENS, by_tokens, idle_pack, pack
+from doran.train.batch import ROUND_TOKENS, idle_pack, pack
 from doran.train.grpo_settings import GrpoSettings
 from doran.train.loop import Metrics
 from doran.train.losses import (
